@@ -1,0 +1,163 @@
+"""The port every cloud implements, and the nouns that cross it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+#: Tags that identify what is ours. Everything created in a cloud carries the first two and an
+#: expiry, so that a sweep can tell what it may remove.
+TAG_INSTALLATION = "slipway:installation"
+TAG_LAUNCH = "slipway:launch"
+TAG_EXPIRES = "slipway:expires"
+TAG_SERVER = "slipway:server"
+
+
+class InstanceState(StrEnum):
+    """What the cloud says an instance is doing, in words all clouds share."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    TERMINATED = "terminated"
+    FAILED = "failed"
+
+
+class ImageState(StrEnum):
+    """What the cloud says an image is doing."""
+
+    PENDING = "pending"
+    AVAILABLE = "available"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a cloud can do; callers ask before they try."""
+
+    #: Creating twice with one token yields one instance. Without it we search by tag first.
+    client_tokens: bool = True
+    stop_start: bool = True
+    images: bool = True
+    console_output: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceSpec:
+    """What to create. Holds no secrets: user data is readable from inside the server for ever."""
+
+    name: str
+    region: str
+    image_id: str
+    instance_type: str
+    #: One line in ``authorized_keys`` form.
+    ssh_public_key: str
+    #: The account the key is installed for.
+    login_user: str
+    user_data: str = ""
+    root_disk_gib: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """One instance in full detail, as a listing returns it."""
+
+    id: str
+    state: InstanceState
+    region: str
+    image_id: str
+    instance_type: str
+    #: The client token it was created with, where the cloud tells.
+    token: str | None
+    tags: Mapping[str, str]
+    created_at: datetime
+    private_ip: str | None = None
+    public_ip: str | None = None
+    ssh_port: int = 22
+    #: Why it is in this state, in the cloud's words.
+    state_reason: str = ""
+
+    @property
+    def address(self) -> str | None:
+        """Where we connect to: the public address if there is one."""
+        return self.public_ip or self.private_ip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One machine image."""
+
+    id: str
+    name: str
+    state: ImageState
+    region: str
+    created_at: datetime
+    tags: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+
+
+class Cloud(Protocol):
+    """A place where instances run.
+
+    Synchronous; every method may be called from any thread. Errors are `slipway.errors.CloudError`
+    subclasses, nothing foreign leaves an adapter.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name this cloud was registered under."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    def regions(self) -> Sequence[str]:
+        """The regions that can be launched into."""
+
+    def instance_types(self, region: str) -> Sequence[str]:
+        """The instance types that can be launched; empty when the cloud does not tell."""
+
+    def create_instance(self, spec: InstanceSpec, *, token: str) -> Instance:
+        """Create one instance, or return the one already created with this token (at most 64
+        characters). The tags are set by the same call."""
+
+    def list_instances(self, region: str, *, tags: Mapping[str, str]) -> Sequence[Instance]:
+        """Everything in the region that carries all these tags, in full detail. Terminated
+        instances stay listed for a while."""
+
+    def reboot(self, region: str, instance_id: str) -> None:
+        """Ask the instance to reboot."""
+
+    def stop(self, region: str, instance_id: str) -> None:
+        """Stop the instance; its disk is kept."""
+
+    def start(self, region: str, instance_id: str) -> None:
+        """Start a stopped instance."""
+
+    def terminate(self, region: str, instance_id: str) -> None:
+        """End the instance for good. Terminating one that is already terminated or gone
+        succeeds."""
+
+    def console_output(self, region: str, instance_id: str) -> str:
+        """Everything the console has printed, as far as the cloud keeps it."""
+
+    def resolve_image(self, region: str, selector: str) -> Image:
+        """The image a selector names now: an id, a name, or a cloud's own form
+        (``ssm:/path``, ``owner/name-*``). Raises `NotFound` naming the nearest known image."""
+
+    def list_images(self, region: str, *, tags: Mapping[str, str]) -> Sequence[Image]:
+        """The images that carry all these tags."""
+
+    def create_image(
+        self, region: str, instance_id: str, *, name: str, tags: Mapping[str, str]
+    ) -> Image:
+        """Start to save the instance's disk as an image; raises `Conflict` when the name is
+        taken."""
+
+    def delete_image(self, region: str, image_id: str) -> None:
+        """Remove an image and the storage behind it. Removing one that is gone succeeds."""

@@ -1,0 +1,167 @@
+"""Every error Slipway raises on purpose.
+
+* SlipwayError
+  + InvalidInput              bad input, refused whole; carries every problem found
+  + NotFound                  a named thing does not exist here
+  + Conflict                  a named thing exists already, or is busy
+  + LifecycleError            a state and an event that do not go together
+  + LeaseLost                 another process drives this launch now
+  + AuditBroken               the audit record of a subject does not verify
+  + CloudError
+    - CloudUnavailable        no answer, or one that may be different next time (retryable)
+    - CloudThrottled          the cloud asks us to slow down (retryable)
+    - CapacityUnavailable     the cloud has no room for this instance now (retryable)
+    - CloudRefused            the cloud understood and said no
+    - InstanceNotFound        the cloud does not know this instance
+    - InstanceFailed          the instance ended up in a state it cannot leave
+  + RemoteError
+    - ConnectionFailed        no connection to the server (retryable)
+    - ConnectionLost          the connection broke while in use (retryable)
+    - AuthenticationFailed    the server refused our key (retryable: accounts appear late in a boot)
+    - HostKeyMismatch         the server is not the one we pinned
+    - CommandTimedOut         a command did not end in time
+  + ScriptFailed              a script ended with a code other than 0, timed out or was cut off
+  + GateFailed                a gate's deadline passed, or a signal said it never will
+
+"May I try again?" is a property of the class: ``error.retryable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class SlipwayError(Exception):
+    """Something went wrong that Slipway knows about."""
+
+    retryable: ClassVar[bool] = False
+    #: What the command line exits with when this error ends a command.
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with some input, as one sentence.
+
+    ``where`` is the most exact place known: ``templates/web/template.yaml:12: boot[1]`` or
+    ``input DB_HOST``.
+    """
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+class InvalidInput(SlipwayError):
+    """The input was refused."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem] | Problem) -> None:
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class NotFound(SlipwayError):
+    """It does not exist here."""
+
+    exit_code = 2
+
+
+class Conflict(SlipwayError):
+    """It exists already, or is busy."""
+
+    exit_code = 2
+
+
+class LifecycleError(SlipwayError):
+    """This state and this event do not go together."""
+
+
+class LeaseLost(SlipwayError):
+    """Another process drives this launch now."""
+
+
+class AuditBroken(SlipwayError):
+    """The audit record does not verify."""
+
+
+class CloudError(SlipwayError):
+    """The cloud did not do what it was asked."""
+
+
+class CloudUnavailable(CloudError):
+    """The cloud did not answer."""
+
+    retryable = True
+
+
+class CloudThrottled(CloudError):
+    """The cloud asks us to slow down."""
+
+    retryable = True
+
+
+class CapacityUnavailable(CloudError):
+    """The cloud has no room for this instance now."""
+
+    retryable = True
+
+
+class CloudRefused(CloudError):
+    """The cloud understood the request and refused it."""
+
+
+class InstanceNotFound(CloudError):
+    """The cloud does not know this instance."""
+
+
+class InstanceFailed(CloudError):
+    """The instance reached a state it cannot leave."""
+
+
+class RemoteError(SlipwayError):
+    """A server could not be worked on."""
+
+
+class ConnectionFailed(RemoteError):
+    """No connection to the server."""
+
+    retryable = True
+
+
+class ConnectionLost(RemoteError):
+    """The connection to the server broke while it was in use."""
+
+    retryable = True
+
+
+class AuthenticationFailed(RemoteError):
+    """The server refused our key."""
+
+    retryable = True
+
+
+class HostKeyMismatch(RemoteError):
+    """The server shows another host key than the one pinned for it."""
+
+
+class CommandTimedOut(RemoteError):
+    """A command did not end in time."""
+
+
+class ScriptFailed(SlipwayError):
+    """A script did not end with exit code 0."""
+
+
+class GateFailed(SlipwayError):
+    """A gate did not pass."""

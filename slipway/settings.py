@@ -1,0 +1,60 @@
+"""One frozen settings object, read from the environment (``SLIPWAY_*``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_templates_dir() -> Path:
+    """``templates/`` of the checkout, else the copy inside the wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "templates"
+    return checkout if checkout.is_dir() else package / "_templates"
+
+
+class Settings(BaseSettings):
+    """Where Slipway keeps its state and how it behaves; every field is ``SLIPWAY_<NAME>``."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
+
+    state_dir: Path = Field(
+        default_factory=lambda: user_data_path("slipway"),
+        description="Directory for the database, keys, logs and the local cloud's machines.",
+    )
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL; empty means SQLite in the state directory.",
+    )
+    templates_dir: Path = Field(
+        default_factory=_default_templates_dir,
+        description="Where ServerTemplates and image maps are looked up by name.",
+    )
+    mirror_url: str = Field(
+        default="",
+        description="Base URL of a Slipway mirror; empty means the distributions' own snapshots.",
+    )
+    time_servers: tuple[str, ...] = Field(
+        default=(),
+        description="NTP servers this machine's own clock is checked against before others' are.",
+    )
+    max_connections: int = Field(
+        default=32, ge=1, description="SSH connections open at once in one process."
+    )
+    poll_interval_s: float = Field(
+        default=0.5, gt=0, description="Shortest pause between two listings of one cloud region."
+    )
+    lease_s: float = Field(
+        default=60.0, gt=0, description="How long a launch stays with a process that went silent."
+    )
+
+    @model_validator(mode="after")
+    def _fill_database_url(self) -> Settings:
+        object.__setattr__(self, "state_dir", self.state_dir.expanduser().absolute())
+        if not self.database_url:
+            url = f"sqlite:///{self.state_dir / 'slipway.db'}"
+            object.__setattr__(self, "database_url", url)
+        return self
