@@ -1,0 +1,117 @@
+"""Engine, transactions and migrations: SQLite by default, PostgreSQL for many machines."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+#: The newest migration. A process compares it with the database before it loads Alembic, which
+#: costs ten times the comparison; a test holds it equal to the newest file.
+SCHEMA_VERSION = "0001"
+
+_MIGRATION_LOCK_ID = 0x51_1D_3A
+
+
+class Database:
+    """Where the records are.
+
+    `transaction` is for writing: it takes SQLite's write lock at the start, so two writers queue
+    instead of failing half-way. `reading` never blocks a writer.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self.url = parsed
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24}
+        self._engine = sa.create_engine(parsed, **options)
+        if self.is_sqlite:
+            sa.event.listen(self._engine, "connect", _configure_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._writing = self._engine.execution_options(slipway_write=True)
+        # SQLite has one writer at a time and its lock is polled: inside one process a mutex is
+        # fairer and cheaper.
+        self._write_lock: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self.is_sqlite else contextlib.nullcontext()
+        )
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One durable, all-or-nothing change."""
+        with self._write_lock, self._writing.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """One consistent look."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the tables to `SCHEMA_VERSION`. Safe to call from many processes at once."""
+        if self._schema_version() == SCHEMA_VERSION:
+            return
+        with self._migration_lock():
+            if self._schema_version() == SCHEMA_VERSION:
+                return
+            from slipway.migrations import upgrade
+
+            with self._writing.begin() as connection:
+                upgrade(connection, "head")
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+    def _schema_version(self) -> str | None:
+        with self.reading() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+            return str(found) if found is not None else None
+
+    @contextlib.contextmanager
+    def _migration_lock(self) -> Iterator[None]:
+        if self.is_sqlite:
+            if not self.url.database:
+                yield
+                return
+            with Path(f"{self.url.database}.migrate.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+            return
+        with self._engine.connect() as connection:
+            lock_id = {"id": _MIGRATION_LOCK_ID}
+            connection.execute(sa.text("SELECT pg_advisory_lock(:id)"), lock_id)
+            try:
+                yield
+            finally:
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:id)"), lock_id)
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    # Transactions are begun by `_begin_sqlite`, not by the driver's guesses.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "busy_timeout=60000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get("slipway_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

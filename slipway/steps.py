@@ -1,0 +1,323 @@
+"""Long work in steps that survive their driver.
+
+A *driver* holds the lease of a subject and works through its steps. A step's row is its
+checkpoint: a step that succeeded is never done again, whoever drives. Every write checks the
+lease in the same transaction, so a driver that was taken for dead and comes back writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+
+from slipway import audit
+from slipway.audit import Masker, Note
+from slipway.clock import Clock
+from slipway.database import Database
+from slipway.errors import Conflict, LeaseLost
+from slipway.records import AuditKind, Lease, Step, StepStatus
+
+_STEPS = Step.__table__  # type: ignore[attr-defined]
+_LEASES = Lease.__table__  # type: ignore[attr-defined]
+
+#: Something to do in the same transaction as a step's begin or end.
+Also = Callable[[sa.Connection], None]
+
+
+class Driver:
+    """Whoever works on a subject now; `acquire` makes one."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        subject: str,
+        *,
+        actor: str,
+        holder: str,
+        epoch: int,
+        lease_s: float,
+    ) -> None:
+        self.subject = subject
+        self.actor = actor
+        self.clock = clock
+        self.masker = Masker()
+        self._database = database
+        self._holder = holder
+        self._epoch = epoch
+        self._lease_s = lease_s
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A transaction that only a driver in office gets. Raises `LeaseLost`."""
+        with self._database.transaction() as connection:
+            query = (
+                sa.select(_LEASES.c.epoch)
+                .where(_LEASES.c.subject == self.subject)
+                .with_for_update(read=True)
+            )
+            if connection.execute(query).scalar() != self._epoch:
+                raise LeaseLost(f"{self.subject}: another process has taken over")
+            yield connection
+
+    def begin(self, key: str, title: str, *, also: Also | None = None) -> StepRun:
+        """Start a step, or find that it succeeded before. ``also`` runs only when it starts."""
+        with self.transaction() as connection:
+            where = (_STEPS.c.subject == self.subject, _STEPS.c.key == key)
+            found = connection.execute(
+                sa.select(_STEPS.c.status, _STEPS.c.attempt, _STEPS.c.result).where(*where)
+            ).first()
+            if found is not None and found.status == StepStatus.SUCCEEDED:
+                return StepRun(self, key, title, found.attempt, 0.0, found.result, finished=True)
+            now = self.clock.now()
+            attempt = found.attempt + 1 if found else 1
+            values = {
+                "title": title,
+                "status": StepStatus.RUNNING.value,
+                "attempt": attempt,
+                "started_at": now,
+                "ended_at": None,
+                "error": "",
+            }
+            if found is None:
+                position = (
+                    sa.select(sa.func.count() + 1)
+                    .where(_STEPS.c.subject == self.subject)
+                    .scalar_subquery()
+                )
+                connection.execute(
+                    sa.insert(_STEPS).values(
+                        subject=self.subject, key=key, position=position, result={}, **values
+                    )
+                )
+            else:
+                connection.execute(sa.update(_STEPS).where(*where).values(**values))
+            if also is not None:
+                also(connection)
+            again = f" (attempt {attempt})" if attempt > 1 else ""
+            self.write(connection, [Note(kind=AuditKind.SECTION, summary=title + again, step=key)])
+        result = found.result if found else {}
+        return StepRun(self, key, title, attempt, self.clock.monotonic(), result, finished=False)
+
+    def note(self, *notes: Note) -> None:
+        """Write audit entries in a transaction of their own."""
+        if notes:
+            with self.transaction() as connection:
+                self.write(connection, notes)
+
+    def write(self, connection: sa.Connection, notes: Sequence[Note]) -> None:
+        """Write audit entries in a running transaction, masked. Output comes masked already."""
+        masked = [
+            Note(
+                kind=note.kind,
+                summary=self.masker.text(note.summary),
+                step=note.step,
+                detail=self.masker.value(note.detail),
+                stream=note.stream,
+                offset=note.offset,
+                raw_bytes=note.raw_bytes,
+                data=note.data,
+            )
+            for note in notes
+        ]
+        audit.append(connection, self.subject, masked, actor=self.actor, at=self.clock.now())
+
+    def recorded_bytes(self, stream: str) -> int:
+        """How much of an output stream is on record."""
+        with self._database.reading() as connection:
+            return audit.recorded_bytes(connection, self.subject, stream)
+
+    def renew(self) -> None:
+        """Keep the lease for another period. Raises `LeaseLost`."""
+        with self.transaction() as connection:
+            until = self.clock.now() + timedelta(seconds=self._lease_s)
+            connection.execute(
+                sa.update(_LEASES).where(_LEASES.c.subject == self.subject).values(until=until)
+            )
+
+    def release(self) -> None:
+        """Give the lease back; harmless when it was lost."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                sa.update(_LEASES)
+                .where(_LEASES.c.subject == self.subject, _LEASES.c.epoch == self._epoch)
+                .values(holder="", until=self.clock.now())
+            )
+
+
+@dataclass
+class StepRun:
+    """One attempt at one step."""
+
+    driver: Driver
+    key: str
+    title: str
+    attempt: int
+    _started: float
+    #: What the step found out. A later attempt starts with what an earlier one saved.
+    result: dict[str, Any]
+    #: It succeeded in an earlier run: skip it and use ``result``.
+    finished: bool
+
+    def note(self, summary: str, *, kind: AuditKind = AuditKind.INFO, **detail: Any) -> None:
+        """Write one audit entry of this step."""
+        self.driver.note(Note(kind=kind, summary=summary, step=self.key, detail=detail))
+
+    def save(self, result: Mapping[str, Any], *, also: Also | None = None) -> None:
+        """Commit what is known so far, for whoever has to try again."""
+        self.result = {**self.result, **result}
+        with self.driver.transaction() as connection:
+            self._update(connection, {"result": self.result})
+            if also is not None:
+                also(connection)
+
+    def succeed(
+        self, summary: str = "", *, result: Mapping[str, Any] | None = None, also: Also | None = None
+    ) -> dict[str, Any]:
+        """Mark the step done; ``also`` runs in the same transaction. Answers the result."""
+        self.result = {**self.result, **(result or {})}
+        duration_s = round(self.driver.clock.monotonic() - self._started, 3)
+        with self.driver.transaction() as connection:
+            self._update(
+                connection,
+                {
+                    "status": StepStatus.SUCCEEDED.value,
+                    "ended_at": self.driver.clock.now(),
+                    "result": self.result,
+                },
+            )
+            note = Note(
+                kind=AuditKind.INFO,
+                summary=summary or f"{self.title}: done",
+                step=self.key,
+                detail={"outcome": "succeeded", "duration_s": duration_s, **(result or {})},
+            )
+            self.driver.write(connection, [note])
+            if also is not None:
+                also(connection)
+        self.finished = True
+        return self.result
+
+    def fail(self, error: BaseException) -> None:
+        """Record that this attempt failed. A lost lease is not recorded: it is not our record."""
+        if isinstance(error, LeaseLost):
+            return
+        sentence = self.driver.masker.text(str(error) or type(error).__name__)
+        duration_s = round(self.driver.clock.monotonic() - self._started, 3)
+        with self.driver.transaction() as connection:
+            self._update(
+                connection,
+                {
+                    "status": StepStatus.FAILED.value,
+                    "ended_at": self.driver.clock.now(),
+                    "error": sentence,
+                },
+            )
+            note = Note(
+                kind=AuditKind.ERROR,
+                summary=sentence,
+                step=self.key,
+                detail={
+                    "outcome": "failed",
+                    "error": type(error).__name__,
+                    "duration_s": duration_s,
+                },
+            )
+            self.driver.write(connection, [note])
+
+    def _update(self, connection: sa.Connection, values: Mapping[str, Any]) -> None:
+        connection.execute(
+            sa.update(_STEPS)
+            .where(_STEPS.c.subject == self.driver.subject, _STEPS.c.key == self.key)
+            .values(**values)
+        )
+
+
+def acquire(
+    database: Database, clock: Clock, subject: str, *, actor: str, lease_s: float
+) -> Driver:
+    """Take the lease of a subject: when it is free, has run out, or its holder is a process of
+    this host that is no more. Raises `Conflict` when somebody else is at work."""
+    holder = _this_holder()
+    now = clock.now()
+    with database.transaction() as connection:
+        found = connection.execute(
+            sa.select(_LEASES).where(_LEASES.c.subject == subject).with_for_update()
+        ).first()
+        if found is not None and found.holder and found.until > now and not _is_dead(found.holder):
+            raise Conflict(
+                f"{subject} is being driven by process {_pid(found.holder)} on "
+                f"{_host(found.holder)} (lease until {found.until:%H:%M:%S} UTC)"
+            )
+        epoch = found.epoch + 1 if found else 1
+        values = {"holder": holder, "epoch": epoch, "until": now + timedelta(seconds=lease_s)}
+        if found is None:
+            connection.execute(sa.insert(_LEASES).values(subject=subject, **values))
+        else:
+            connection.execute(
+                sa.update(_LEASES).where(_LEASES.c.subject == subject).values(**values)
+            )
+    return Driver(
+        database, clock, subject, actor=actor, holder=holder, epoch=epoch, lease_s=lease_s
+    )
+
+
+def is_driven(database: Database, clock: Clock, subject: str) -> bool:
+    """Whether somebody alive holds the lease now."""
+    with database.reading() as connection:
+        found = connection.execute(
+            sa.select(_LEASES.c.holder, _LEASES.c.until).where(_LEASES.c.subject == subject)
+        ).first()
+    if found is None or not found.holder:
+        return False
+    return found.until > clock.now() and not _is_dead(found.holder)
+
+
+def steps_of(database: Database, subject: str) -> list[Step]:
+    """The steps of a subject in the order they were first started."""
+    query = sa.select(_STEPS).where(_STEPS.c.subject == subject).order_by(_STEPS.c.position)
+    with database.reading() as connection:
+        return [Step(**row) for row in connection.execute(query).mappings()]
+
+
+_this_process: tuple[int, str] | None = None
+_this_process_lock = threading.Lock()
+
+
+def _this_holder() -> str:
+    """``host/pid/start/nonce``: enough for another process of this host to see that we died."""
+    global _this_process
+    with _this_process_lock:
+        if _this_process is None or _this_process[0] != os.getpid():
+            started = psutil.Process().create_time()
+            _this_process = (os.getpid(), f"{socket.gethostname()}/{os.getpid()}/{started}")
+        return f"{_this_process[1]}/{secrets.token_hex(4)}"
+
+
+def _host(holder: str) -> str:
+    return holder.split("/")[0]
+
+
+def _pid(holder: str) -> str:
+    return holder.split("/")[1]
+
+
+def _is_dead(holder: str) -> bool:
+    host, pid, started, _ = holder.split("/")
+    if host != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() != float(started)
+    except psutil.NoSuchProcess:
+        return True

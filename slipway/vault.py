@@ -1,0 +1,103 @@
+"""Credentials: encrypted in the database, the key in a file beside it, named in all else.
+
+A secret is written once by a person and named as ``cred:NAME`` wherever a value would stand. The
+value is decrypted at the moment of use and held in a `SecretStr`. A copy of the database alone
+gives nothing away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import sqlalchemy as sa
+from cryptography.fernet import Fernet, InvalidToken
+from pydantic import SecretStr
+
+from slipway.clock import Clock
+from slipway.database import Database
+from slipway.errors import NotFound, SlipwayError
+from slipway.records import Credential
+
+_CREDENTIALS = Credential.__table__  # type: ignore[attr-defined]
+
+#: How a value says that it names a credential.
+REFERENCE = "cred:"
+
+
+class Vault:
+    """The credentials of this installation."""
+
+    def __init__(self, database: Database, key_file: Path, clock: Clock) -> None:
+        self._database = database
+        self._key_file = key_file
+        self._clock = clock
+
+    def put(self, name: str, value: SecretStr, *, launch_id: str | None = None) -> None:
+        """Store a credential, over one of the same name. One with a launch ends with it."""
+        ciphertext = self._cipher().encrypt(value.get_secret_value().encode())
+        with self._database.transaction() as connection:
+            connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.name == name))
+            connection.execute(
+                sa.insert(_CREDENTIALS).values(
+                    name=name,
+                    ciphertext=ciphertext,
+                    launch_id=launch_id,
+                    created_at=self._clock.now(),
+                )
+            )
+
+    def get(self, name: str) -> SecretStr:
+        """The value of a credential. Raises `NotFound`."""
+        with self._database.reading() as connection:
+            query = sa.select(_CREDENTIALS.c.ciphertext).where(_CREDENTIALS.c.name == name)
+            ciphertext = connection.execute(query).scalar()
+        if ciphertext is None:
+            raise NotFound(f"there is no credential {name}: store it with 'slipway secret set'")
+        try:
+            return SecretStr(self._cipher().decrypt(ciphertext).decode())
+        except InvalidToken:
+            raise SlipwayError(
+                f"credential {name} was encrypted with another key than {self._key_file}"
+            ) from None
+
+    def names(self) -> list[str]:
+        """The credentials that people keep, in order."""
+        with self._database.reading() as connection:
+            query = (
+                sa.select(_CREDENTIALS.c.name)
+                .where(_CREDENTIALS.c.launch_id.is_(None))
+                .order_by(_CREDENTIALS.c.name)
+            )
+            return list(connection.execute(query).scalars())
+
+    def has(self, name: str) -> bool:
+        """Whether a credential of this name exists."""
+        with self._database.reading() as connection:
+            query = sa.select(_CREDENTIALS.c.name).where(_CREDENTIALS.c.name == name)
+            return connection.execute(query).first() is not None
+
+    def remove(self, name: str) -> None:
+        """Forget a credential. Raises `NotFound`."""
+        with self._database.transaction() as connection:
+            gone = connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.name == name))
+        if gone.rowcount == 0:
+            raise NotFound(f"there is no credential {name}")
+
+    def remove_of(self, connection: sa.Connection, launch_id: str) -> None:
+        """Forget what a launch was given, in the caller's transaction."""
+        connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.launch_id == launch_id))
+
+    def _cipher(self) -> Fernet:
+        with contextlib.suppress(FileNotFoundError):
+            return Fernet(self._key_file.read_bytes())
+        self._key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Linked into place complete, so that of two first uses at once one key wins.
+        draft = self._key_file.with_name(f".{self._key_file.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_bytes(Fernet.generate_key())
+        with contextlib.suppress(FileExistsError):
+            self._key_file.hardlink_to(draft)
+        draft.unlink()
+        return Fernet(self._key_file.read_bytes())
