@@ -1,0 +1,1 @@
+"""Order and cleanup: which step follows which, and what happens when one fails."""

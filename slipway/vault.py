@@ -34,19 +34,29 @@ class Vault:
         self._key_file = key_file
         self._clock = clock
 
-    def put(self, name: str, value: SecretStr, *, launch_id: str | None = None) -> None:
-        """Store a credential, over one of the same name. One with a launch ends with it."""
-        ciphertext = self._cipher().encrypt(value.get_secret_value().encode())
+    def put(self, name: str, value: SecretStr) -> None:
+        """Store a credential, over one of the same name."""
         with self._database.transaction() as connection:
-            connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.name == name))
-            connection.execute(
-                sa.insert(_CREDENTIALS).values(
-                    name=name,
-                    ciphertext=ciphertext,
-                    launch_id=launch_id,
-                    created_at=self._clock.now(),
-                )
+            self.put_in(connection, name, value)
+
+    def put_in(
+        self,
+        connection: sa.Connection,
+        name: str,
+        value: SecretStr,
+        *,
+        launch_id: str | None = None,
+    ) -> None:
+        """Store a credential in the caller's transaction. One with a launch ends with it."""
+        connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.name == name))
+        connection.execute(
+            sa.insert(_CREDENTIALS).values(
+                name=name,
+                ciphertext=self._cipher().encrypt(value.get_secret_value().encode()),
+                launch_id=launch_id,
+                created_at=self._clock.now(),
             )
+        )
 
     def get(self, name: str) -> SecretStr:
         """The value of a credential. Raises `NotFound`."""
@@ -54,7 +64,7 @@ class Vault:
             query = sa.select(_CREDENTIALS.c.ciphertext).where(_CREDENTIALS.c.name == name)
             ciphertext = connection.execute(query).scalar()
         if ciphertext is None:
-            raise NotFound(f"there is no credential {name}: store it with 'slipway secret set'")
+            raise NotFound(f"there is no credential {name}: store it with 'slipway credential set NAME'")
         try:
             return SecretStr(self._cipher().decrypt(ciphertext).decode())
         except InvalidToken:

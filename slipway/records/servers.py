@@ -116,6 +116,9 @@ class Launch(SQLModel, table=True):
     #: What the scripts published, by name.
     outputs: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
 
+    #: Somebody wants it to end; whoever drives it looks here every few seconds.
+    cancel_requested_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+
     requested_by: str = Field(max_length=128)
     flow_run_id: str | None = Field(default=None, max_length=64)
     created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))

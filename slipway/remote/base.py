@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -45,10 +46,23 @@ class Command:
 class Result:
     """How a command ended."""
 
+    #: -1 when a signal ended it.
     exit_code: int
+    #: The whole output; with ``on_stdout`` only the last 64 KiB, the rest has been handed over.
     stdout: str
     stderr: str
     duration_s: float
+
+
+class Conversation(Protocol):
+    """A running command that is talked to line by line."""
+
+    def send_line(self, line: str) -> None:
+        """Write one line to its standard input. Raises `ConnectionLost`."""
+
+    def read_line(self, *, timeout_s: float) -> str:
+        """The next line of its standard output, without the line end. Raises `CommandTimedOut`
+        when none comes in time and `ConnectionLost` when the command or connection ended."""
 
 
 class Remote(Protocol):
@@ -61,6 +75,9 @@ class Remote(Protocol):
     def run(self, command: Command, *, on_stdout: OnOutput | None = None) -> Result:
         """Run a command to its end. Raises `CommandTimedOut` after ``timeout_s`` and
         `ConnectionLost` when the connection breaks: the outcome is then unknown."""
+
+    def converse(self, command: str) -> AbstractContextManager[Conversation]:
+        """Start a command and talk to it over one channel; leaving the block ends it."""
 
     def put(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
         """Write a file: complete or not at all."""

@@ -134,5 +134,6 @@ class Watch:
     def _release(self, monotonic: float) -> list[Waiter]:
         done = [w for w in self._waiters if w.settled or monotonic >= w.deadline]
         if done:
-            self._waiters = [waiter for waiter in self._waiters if waiter not in done]
+            gone = {id(waiter) for waiter in done}
+            self._waiters = [waiter for waiter in self._waiters if id(waiter) not in gone]
         return done

@@ -85,6 +85,8 @@ INSTANCE = TypeAdapter(Instance)
 INSTANCES = TypeAdapter(list[Instance])
 IMAGE = TypeAdapter(Image)
 IMAGES = TypeAdapter(list[Image])
+#: Answers that are a few named strings, and every error.
+TEXT = TypeAdapter(dict[str, str])
 
 #: Errors that cross the socket by name.
 ERRORS: dict[str, type[SlipwayError]] = {

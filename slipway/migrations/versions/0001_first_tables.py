@@ -159,6 +159,7 @@ def upgrade() -> None:
         sa.Column("ssh_port", sa.Integer(), nullable=False),
         sa.Column("host_key", sa.Text(), nullable=True),
         sa.Column("outputs", Json, nullable=False),
+        sa.Column("cancel_requested_at", UtcDateTime(), nullable=True),
         sa.Column("requested_by", sa.String(length=128), nullable=False),
         sa.Column("flow_run_id", sa.String(length=64), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),

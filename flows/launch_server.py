@@ -1,0 +1,61 @@
+"""Bring one server up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, task
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
+
+from flows.bringing_up import bring_up
+from flows.driving import actor
+from flows.outcomes import Outcome
+from slipway.launches.requests import LaunchRequest, request_launch
+from slipway.records import LaunchStatus
+from tasks.services import current_services
+from tasks.stepping import RECORD_STEP
+from tasks.threads import records
+
+
+@flow(
+    name="launch-server",
+    flow_run_name="launch {request.name}",
+    description="Bring one server up from a ServerTemplate, to operational or stranded.",
+    validate_parameters=True,
+    persist_result=False,
+)
+async def launch_server(request: LaunchRequest) -> State[Any]:
+    """Record the launch, or find it under its key, and drive it to its end.
+
+    Retrying the flow run resumes the launch it started: without a key of its own, a request is
+    known by its flow run.
+    """
+    launch_id = await record_request(_keyed(request))
+    return to_state(await bring_up(launch_id))
+
+
+@task(task_run_name="{request.name}: record the request", **RECORD_STEP)
+async def record_request(request: LaunchRequest) -> str:
+    """Check the request whole and put it on record; answers the launch's id."""
+    launch = await records(request_launch, current_services(), request, actor=actor())
+    return launch.id
+
+
+def to_state(outcome: Outcome) -> State[Any]:
+    """The flow run's final state: named after the launch's, with the reason as its message."""
+    if outcome.status == LaunchStatus.OPERATIONAL:
+        return Completed(name="Operational", message=f"{outcome.server} is operational")
+    return Failed(
+        name=outcome.status.capitalize(), message=f"{outcome.server}: {outcome.reason}"
+    )
+
+
+def _keyed(request: LaunchRequest) -> LaunchRequest:
+    context = FlowRunContext.get()
+    if request.key is not None or context is None or context.flow_run is None:
+        return request
+    return request.model_copy(update={"key": f"flow-run/{context.flow_run.id}"})
+
+

@@ -1,0 +1,107 @@
+"""Bring many servers up at once, each with its own record and outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
+
+from flows.bringing_up import bring_up
+from flows.driving import actor
+from flows.outcomes import Outcome
+from flows.pictures import publish_fleet
+from slipway.errors import SlipwayError
+from slipway.launches.requests import (
+    LaunchRequest,
+    find_by_key,
+    plan_launches,
+    record_launch,
+)
+from slipway.records import LaunchStatus
+from tasks.services import current_services
+from tasks.threads import records
+
+#: Measured: a run page with 1,200 task runs is fine, one with 6,000 blocks for half a minute.
+SERVERS_PER_RUN = 100
+
+
+@flow(
+    name="launch-servers",
+    flow_run_name="launch servers",
+    description="Bring many servers up at once; one that fails does not stop the others.",
+    persist_result=False,
+)
+async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
+    """Check all requests before the first is recorded, then drive all launches side by side. More
+    than `SERVERS_PER_RUN` are split over as many subflows as it takes."""
+    launch_ids = await records(_record, _keyed(requests))
+    shards = [
+        launch_ids[start : start + SERVERS_PER_RUN]
+        for start in range(0, len(launch_ids), SERVERS_PER_RUN)
+    ]
+    if len(shards) == 1:
+        outcomes = await bring_up_all(shards[0])
+    else:
+        found = await asyncio.gather(*(launch_shard(shard) for shard in shards))
+        outcomes = [Outcome(**outcome) for shard in found for outcome in shard]
+    await publish_fleet(outcomes)
+    return fleet_state(outcomes)
+
+
+@flow(name="launch-shard", flow_run_name="launch a shard of servers", persist_result=False)
+async def launch_shard(launch_ids: list[str]) -> list[dict[str, str]]:
+    """Drive at most `SERVERS_PER_RUN` recorded launches."""
+    return [vars(outcome) for outcome in await bring_up_all(launch_ids)]
+
+
+async def bring_up_all(launch_ids: list[str]) -> list[Outcome]:
+    """Drive all of them; an error that is nobody's fault but ours is that launch's outcome."""
+
+    async def one(launch_id: str) -> Outcome:
+        try:
+            return await bring_up(launch_id)
+        except SlipwayError as error:
+            return Outcome(launch_id=launch_id, server=launch_id, status="busy", reason=str(error))
+
+    return list(await asyncio.gather(*(one(launch_id) for launch_id in launch_ids)))
+
+
+def fleet_state(outcomes: list[Outcome]) -> State[Any]:
+    """Completed when every server is operational; else Failed, with the numbers and each cause."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    numbers = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    failed = [outcome for outcome in outcomes if outcome.status != LaunchStatus.OPERATIONAL]
+    if not failed:
+        return Completed(name="Operational", message=numbers)
+    causes = "; ".join(f"{outcome.server}: {outcome.reason}" for outcome in failed[:10])
+    return Failed(name="Incomplete", message=f"{numbers}: {causes}")
+
+
+def _record(requests: list[LaunchRequest]) -> list[str]:
+    services = current_services()
+    known = {}
+    for request in requests:
+        if request.key is not None and (found := find_by_key(services, request.key)):
+            known[request.key] = found.id
+    fresh = [request for request in requests if request.key not in known]
+    for plan in plan_launches(services, fresh):
+        launch = record_launch(services, plan, actor=actor())
+        known[plan.request.key] = launch.id
+    return [known[request.key] for request in requests]
+
+
+def _keyed(requests: list[LaunchRequest]) -> list[LaunchRequest]:
+    """Give every request a key, so that a retried flow run finds its launches."""
+    context = FlowRunContext.get()
+    run = str(context.flow_run.id) if context and context.flow_run else ""
+    return [
+        request
+        if request.key is not None
+        else request.model_copy(update={"key": f"flow-run/{run}/{request.name}"})
+        for request in requests
+    ]

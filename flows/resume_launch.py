@@ -1,0 +1,26 @@
+"""Take a launch up again: after a crash, or after whatever stranded it was mended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.bringing_up import bring_up
+from flows.launch_server import to_state
+from slipway.launches.requests import find_launch
+from tasks.services import current_services
+from tasks.threads import records
+
+
+@flow(
+    name="resume-launch",
+    flow_run_name="resume {launch}",
+    description="Take a launch up again; finished steps are skipped, no script runs twice.",
+    persist_result=False,
+)
+async def resume_launch(launch: str) -> State[Any]:
+    """``launch`` is a launch's id or a server's name."""
+    found = await records(find_launch, current_services(), launch)
+    return to_state(await bring_up(found.id))

@@ -1,0 +1,82 @@
+"""Is the operating system really ready? The gate is data; this finds the server and its key."""
+
+from __future__ import annotations
+
+from slipway.errors import ConnectionFailed, HostKeyMismatch
+from slipway.gates.linux import linux_gate, probe_linux
+from slipway.gates.wait import Gate, Reading, Verdict
+from slipway.launches.connecting import connect, console_host_key
+from slipway.launches.creating import cloud_of
+from slipway.launches.work import Work
+from slipway.steps import StepRun
+
+#: From "the cloud says it runs" to "the gate passed".
+DEADLINE_S = 900.0
+
+#: How long a server that answers may go without showing its host key on the console. Images that
+#: never print one exist; after this the key of the first contact is trusted, and the audit says so.
+CONSOLE_KEY_WAIT_S = 120.0
+
+
+class BootProbe:
+    """Probes one booting server, and pins its host key on the way."""
+
+    def __init__(self, work: Work, run: StepRun) -> None:
+        self._work = work
+        self._run = run
+        self._launch = work.launch()
+        self._started = work.services.clock.monotonic()
+        self._pinned = self._launch.host_key
+        self._from_console = False
+
+    @property
+    def gate(self) -> Gate:
+        """What "ready" means for this launch's template."""
+        return linux_gate()
+
+    def __call__(self, timeout_s: float) -> Reading:
+        """One look. Raises `ConnectionFailed` while there is nothing to see yet."""
+        if self._pinned is None:
+            self._pin()
+        try:
+            with connect(self._work, self._launch, host_key=self._pinned) as remote:
+                self._pinned = self._pinned or remote.host_key
+                return probe_linux(remote, timeout_s=timeout_s)
+        except HostKeyMismatch as error:
+            # cloud-init replaces the keys once; only the console can vouch for the new one.
+            newest = console_host_key(self._work, self._launch)
+            if newest is not None and newest != self._pinned:
+                self._pinned, self._from_console = newest, True
+            raise ConnectionFailed(str(error)) from error
+
+    def finish(self, verdict: Verdict) -> None:
+        """Record the evidence, and the host key from here on."""
+        key = self._pinned
+        how = "from the console" if self._from_console else "trusted on first use"
+        self._run.succeed(
+            f"ready after {verdict.duration_s:.1f} s, {verdict.probes} probes and "
+            f"{verdict.reboots} reboots; host key {how}",
+            result={
+                "findings": {
+                    name: f"{found.answer.value}: {found.value}"
+                    for name, found in verdict.findings.items()
+                },
+                "boot_id": verdict.evidence.get("boot_id", ""),
+                "reboots": verdict.reboots,
+                "probes": verdict.probes,
+                "host_key": key,
+                "host_key_source": "console" if self._from_console else "first-use",
+            },
+            also=lambda c: self._work.update(c, host_key=key),
+        )
+
+    def _pin(self) -> None:
+        key = console_host_key(self._work, self._launch)
+        if key is not None:
+            self._pinned, self._from_console = key, True
+            return
+        waited_s = self._work.services.clock.monotonic() - self._started
+        cloud = cloud_of(self._work.services, self._launch)
+        if cloud.capabilities.console_output and waited_s < CONSOLE_KEY_WAIT_S:
+            raise ConnectionFailed("the console shows no host key yet")
+

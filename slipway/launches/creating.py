@@ -1,0 +1,163 @@
+"""From nothing to a running instance: exactly one per launch, whatever dies on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slipway.clouds.base import (
+    TAG_EXPIRES,
+    TAG_INSTALLATION,
+    TAG_LAUNCH,
+    TAG_SERVER,
+    Cloud,
+    Instance,
+    InstanceSpec,
+    InstanceState,
+)
+from slipway.errors import InstanceFailed, NotFound
+from slipway.launches.names import nearest
+from slipway.launches.requests import client_token
+from slipway.launches.services import Services
+from slipway.launches.work import Work
+from slipway.records import Launch, LaunchStatus
+from slipway.steps import StepRun
+from slipway.watch.waiting import Seen, Waiter
+
+#: Which of a launch's instances this is; EC2 does not tell the token of an instance.
+TAG_GENERATION = "slipway:generation"
+
+_GONE = frozenset({InstanceState.TERMINATED, InstanceState.FAILED})
+
+
+def cloud_of(services: Services, launch: Launch) -> Cloud:
+    """The cloud a launch lives in. Raises `NotFound` when it is not configured any more."""
+    cloud = services.clouds.get(launch.cloud)
+    if cloud is None:
+        raise NotFound(
+            f"launch {launch.id} lives in cloud {launch.cloud}, which is not configured"
+            f"{nearest(launch.cloud, services.clouds)}"
+        )
+    return cloud
+
+
+def instances_of(services: Services, launch: Launch) -> Sequence[Instance]:
+    """Every instance that was ever made for this launch and is still listed."""
+    tags = {TAG_INSTALLATION: services.installation_id, TAG_LAUNCH: launch.id}
+    return cloud_of(services, launch).list_instances(launch.region, tags=tags)
+
+
+def create_instance(work: Work, run: StepRun) -> None:
+    """Commit the intent, look for what an earlier try has made, then create with the same token.
+
+    The token is a function of launch and generation, so a reply that was lost costs nothing: the
+    next try finds the instance by tag, or gets it from the cloud by token when it is not listed
+    yet.
+    """
+    services, launch = work.services, work.launch()
+    token = client_token(services.installation_id, launch.id, launch.generation)
+    if launch.create_intended_at is None:
+        now = services.clock.now()
+        run.save({"token": token}, also=lambda c: work.update(c, create_intended_at=now))
+    instance = _find(services, launch)
+    how = "found the instance of an earlier try" if instance else "created"
+    if instance is None:
+        instance = cloud_of(services, launch).create_instance(instance_spec(services, launch), token=token)
+    instance_id = instance.id
+    run.succeed(
+        f"instance {instance_id} {how}",
+        result={"instance_id": instance_id, "state": instance.state.value, "how": how},
+        also=lambda c: work.update(c, instance_id=instance_id),
+    )
+
+
+def next_generation(work: Work) -> bool:
+    """Give a launch whose instance is gone for good another one; answers whether it did.
+
+    For a resumed launch only: a token outlives its instance, so the old one would bring the dead
+    instance back for ever.
+    """
+    launch = work.launch()
+    if launch.instance_id is None:
+        return False
+    found = {instance.id: instance for instance in instances_of(work.services, launch)}
+    instance = found.get(launch.instance_id)
+    if instance is None or instance.state not in _GONE:
+        return False
+    with work.driver.transaction() as connection:
+        work.update(
+            connection,
+            generation=launch.generation + 1,
+            create_intended_at=None,
+            instance_id=None,
+            private_ip=None,
+            public_ip=None,
+            host_key=None,
+            outputs={},
+        )
+    work.generation += 1
+    return True
+
+
+def finish_running(work: Work, run: StepRun, waiter: Waiter) -> None:
+    """Record what the watch saw. Raises `InstanceFailed` saying what the instance did instead of
+    running."""
+    for change in waiter.changes:
+        run.note(
+            f"instance {change.instance_id} is {change.state}",
+            state=change.state.value,
+            seen_at=change.at.isoformat(timespec="milliseconds"),
+            reason=change.reason,
+        )
+    found = waiter.last
+    if found is None:
+        raise InstanceFailed(f"instance {waiter.instance_id} was never listed by its cloud")
+    if waiter.seen is Seen.LOST:
+        raise InstanceFailed(f"instance {found.id} is lost: the cloud has stopped listing it")
+    if found.state is not InstanceState.RUNNING:
+        because = f": {found.state_reason}" if found.state_reason else ""
+        raise InstanceFailed(f"instance {found.id} is {found.state} instead of running{because}")
+    run.succeed(
+        f"instance {found.id} runs at {found.address}",
+        result={"private_ip": found.private_ip, "public_ip": found.public_ip},
+        also=lambda c: work.update(
+            c, private_ip=found.private_ip, public_ip=found.public_ip, ssh_port=found.ssh_port
+        ),
+    )
+
+
+def finish_launch(work: Work, run: StepRun) -> None:
+    """The launch is operational; its step and its status change together."""
+    run.succeed(
+        f"server {work.server} is operational",
+        also=lambda c: work.enter(c, LaunchStatus.OPERATIONAL),
+    )
+
+
+def _find(services: Services, launch: Launch) -> Instance | None:
+    for instance in instances_of(services, launch):
+        same = instance.tags.get(TAG_GENERATION) == str(launch.generation)
+        if same and instance.state not in _GONE:
+            return instance
+    return None
+
+
+def instance_spec(services: Services, launch: Launch) -> InstanceSpec:
+    """What to create for a launch: the same at every try."""
+    template = services.template(launch.template_name, launch.template_hash)
+    return InstanceSpec(
+        name=launch.server_name,
+        region=launch.region,
+        image_id=launch.image_id,
+        instance_type=launch.instance_type,
+        ssh_public_key=services.ssh_public_key,
+        login_user=launch.login_user,
+        root_disk_gib=template.settings.root_disk_gib,
+        tags={
+            **template.settings.tags,
+            TAG_INSTALLATION: services.installation_id,
+            TAG_LAUNCH: launch.id,
+            TAG_GENERATION: str(launch.generation),
+            TAG_SERVER: launch.server_name,
+            TAG_EXPIRES: launch.expires_at.isoformat(timespec="seconds"),
+        },
+    )

@@ -1,0 +1,124 @@
+"""Taking a server down: its scripts first, then the instance, for good."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+
+from slipway import audit
+from slipway.audit import Note
+from slipway.clouds.base import InstanceState
+from slipway.errors import CapacityUnavailable, CloudRefused, InstanceFailed, SlipwayError
+from slipway.launches.creating import cloud_of, instance_spec, instances_of
+from slipway.launches.requests import client_token
+from slipway.launches.services import Services
+from slipway.launches.work import Work, recorded_result
+from slipway.lifecycle import Event, subject_of
+from slipway.records import AuditKind, Launch, LaunchStatus
+from slipway.steps import StepRun
+
+_LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
+
+_GONE = frozenset({InstanceState.TERMINATED, InstanceState.FAILED})
+
+def request_cancel(services: Services, launch_id: str, *, actor: str) -> None:
+    """Ask whoever drives a launch to stop; it is cancelled within seconds."""
+    now = services.clock.now()
+    with services.database.transaction() as connection:
+        connection.execute(
+            sa.update(_LAUNCHES)
+            .where(_LAUNCHES.c.id == launch_id)
+            .values(cancel_requested_at=now, updated_at=now)
+        )
+        note = Note(kind=AuditKind.INFO, summary="asked to cancel the launch")
+        audit.append(connection, subject_of(launch_id), [note], actor=actor, at=now)
+
+
+def cancel_requests(services: Services, launch_ids: Collection[str]) -> list[str]:
+    """Which of these launches somebody wants to end."""
+    query = sa.select(_LAUNCHES.c.id).where(
+        _LAUNCHES.c.id.in_(launch_ids), _LAUNCHES.c.cancel_requested_at.is_not(None)
+    )
+    with services.database.reading() as connection:
+        return list(connection.execute(query).scalars())
+
+
+def start_ending(work: Work, *, reason: str) -> bool:
+    """Enter decommissioning; answers whether the server was operational, so that its scripts make
+    sense. We hold the lease: a launch that is on its way up has no driver any more and is cancelled.
+
+    An ending that was cut off goes on without its scripts: what they had done is not known, and a
+    server half taken down is no place to find out.
+    """
+    status = work.status()
+    if status is LaunchStatus.DECOMMISSIONING:
+        return False
+    work.cancel()
+    with work.driver.transaction() as connection:
+        work.advance(connection, Event.DECOMMISSION, reason=reason)
+    return status is LaunchStatus.OPERATIONAL
+
+
+def terminate_instances(work: Work, run: StepRun) -> None:
+    """Ask the cloud to end every instance of this launch, whatever generation."""
+    launch = work.launch()
+    cloud = cloud_of(work.services, launch)
+    alive = [
+        instance.id
+        for instance in instances_of(work.services, launch)
+        if instance.state is not InstanceState.TERMINATED
+    ]
+    # Just created and not listed yet: the id on record is all there is.
+    if launch.instance_id is not None and launch.instance_id not in alive:
+        alive.append(launch.instance_id)
+    if not alive and (lost := _resolve_intent(work, launch)) is not None:
+        alive.append(lost)
+    for instance_id in alive:
+        cloud.terminate(launch.region, instance_id)
+    run.succeed(
+        f"asked to terminate {', '.join(alive)}" if alive else "there is no instance",
+        result={"instance_ids": alive},
+    )
+
+
+def asked_to_terminate(work: Work) -> list[str]:
+    """The instances the earlier step has asked the cloud to end."""
+    return list(recorded_result(work, "terminate-instance")["instance_ids"])
+
+
+def note_failed_script(work: Work, key: str, error: SlipwayError) -> None:
+    """A decommission script that failed stops nothing, and is not forgotten."""
+    summary = f"decommission script {key} failed, the server is taken down all the same: {error}"
+    work.driver.note(Note(kind=AuditKind.ERROR, summary=summary))
+
+
+def check_terminated(state: InstanceState | None, instance_id: str) -> None:
+    """Raises `InstanceFailed` unless the instance is gone. One that is not listed is gone: it was
+    listed when we asked for its end, or never came to be."""
+    if state is not None and state not in _GONE:
+        raise InstanceFailed(f"instance {instance_id} is {state}, it was to be terminated")
+
+
+def finish_ending(work: Work, run: StepRun) -> None:
+    """The end of the launch; its secrets end with it."""
+
+    def end(connection: sa.Connection) -> None:
+        work.services.vault.remove_of(connection, work.launch_id)
+        work.advance(connection, Event.TERMINATE, reason="decommissioned")
+
+    run.succeed(f"server {work.server} is terminated", also=end)
+
+
+def _resolve_intent(work: Work, launch: Launch) -> str | None:
+    """The instance of a creation whose reply never reached our records, and which no listing shows
+    yet: the token brings it back, at worst by making it only now."""
+    services, cloud = work.services, cloud_of(work.services, launch)
+    unresolved = launch.create_intended_at is not None and launch.instance_id is None
+    if not unresolved or not cloud.capabilities.client_tokens:
+        return None
+    token = client_token(services.installation_id, launch.id, launch.generation)
+    try:
+        return cloud.create_instance(instance_spec(services, launch), token=token).id
+    except (CloudRefused, CapacityUnavailable):
+        return None

@@ -1,0 +1,34 @@
+"""What people may call things."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from slipway.errors import Problem
+
+#: Server names become host names and tags: what DNS allows in one label.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def check_name(noun: str, name: str) -> list[Problem]:
+    """The problems of a name for a server or an environment; none when it is fine."""
+    if _NAME.fullmatch(name):
+        return []
+    return [
+        Problem(
+            where=f"{noun} {name!r}",
+            what="a name is 1 to 63 lower-case letters, digits and hyphens, "
+            "with a letter or digit at both ends, such as web-1",
+        )
+    ]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?``, or what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f" (there is: {', '.join(known)})" if known else " (there is none yet)"

@@ -1,0 +1,187 @@
+"""Running a launch's scripts: each at most once, with its output on record as it comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from slipway.audit import OutputRecorder
+from slipway.errors import InvalidInput, Problem, ScriptFailed
+from slipway.launches.connecting import connect
+from slipway.launches.inputs import Values, template_of
+from slipway.launches.names import nearest
+from slipway.launches.work import Work
+from slipway.records import Launch
+from slipway.remote.once import RunStatus, ScriptOutcome, ScriptRun, run_once
+from slipway.servertemplates import ResolvedTemplate
+from slipway.steps import StepRun
+
+#: One connection follows a run for this long, then makes room for others and comes back: a fleet
+#: of slow scripts must not wait in line for connections.
+HOLD_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A script to be run by a step, before it has a run id."""
+
+    name: str
+    body: bytes
+    timeout_s: float
+    #: May it be started again after a reboot or a crash of the server cut it off?
+    retry_safe: bool
+    env: Mapping[str, str]
+    secrets: Mapping[str, SecretStr]
+
+
+class Attempt:
+    """One run of a job on the server, followed by one driver."""
+
+    def __init__(self, work: Work, run: StepRun, launch: Launch, job: Job) -> None:
+        self._work = work
+        self._step = run
+        self._launch = launch
+        self._job = job
+        number = run.result.get("run", 1)
+        if run.result.get("over"):
+            # The run on record has ended and is not to be attached to again.
+            number += 1
+        self._number = number
+        safe_key = run.key.replace(":", ".").replace("#", ".")
+        self.run_id = f"{launch.id}.g{launch.generation}.{safe_key}.{number}"
+        self._recorder = OutputRecorder(
+            stream=self.run_id,
+            step=run.key,
+            offset=work.driver.recorded_bytes(self.run_id),
+            masker=work.driver.masker,
+            clock=work.services.clock,
+        )
+        # The follower feeds while another thread flushes what has waited long enough.
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Commit which run this is before anything reaches the server."""
+        if self._step.result.get("run_id") != self.run_id:
+            self._step.save({"run": self._number, "run_id": self.run_id, "over": False})
+
+    def follow(self) -> ScriptOutcome:
+        """Start the run or attach to it, and stay for at most `HOLD_S` seconds. The outcome's status
+        is RUNNING when that was not enough."""
+        work = self._work
+        env = {**standard_variables(work, self._launch), **self._job.env}
+        script = ScriptRun(
+            run_id=self.run_id,
+            name=self._job.name,
+            body=self._job.body,
+            timeout_s=self._job.timeout_s,
+            env=env,
+            secrets=self._job.secrets,
+        )
+        with connect(work, self._launch) as remote:
+            outcome = run_once(
+                remote,
+                script,
+                offset=self._recorder.expected_offset,
+                on_output=self._take,
+                hold_s=HOLD_S,
+            )
+        if outcome.status is not RunStatus.RUNNING:
+            with self._lock:
+                work.driver.note(*self._recorder.finish())
+        return outcome
+
+    def flush(self) -> None:
+        """Put output on record that has waited long enough."""
+        with self._lock:
+            self._work.driver.note(*self._recorder.feed(self._recorder.expected_offset, b""))
+
+    def finish(self, outcome: ScriptOutcome) -> None:
+        """Record how the run ended. Raises `ScriptFailed` unless it ended well."""
+        name, step = self._job.name, self._step
+        if outcome.status is RunStatus.FINISHED and outcome.exit_code == 0:
+            outputs = outcome.outputs
+            known = {**self._work.launch().outputs, **outputs}
+            took = f" in {outcome.duration_s:.1f} s" if outcome.duration_s is not None else ""
+            step.succeed(
+                f"script {name} finished{took}",
+                result={
+                    "over": True,
+                    "exit_code": 0,
+                    "outputs": outputs,
+                    "notes": list(outcome.notes),
+                },
+                also=(lambda c: self._work.update(c, outputs=known)) if outputs else None,
+            )
+            return
+        step.save({"over": True, "exit_code": outcome.exit_code, "status": outcome.status.value})
+        if outcome.status is RunStatus.TIMED_OUT:
+            how = f"did not end within {self._job.timeout_s:g} s and was stopped"
+        elif outcome.status is RunStatus.INTERRUPTED:
+            how = "was cut off: the server rebooted or its process was killed"
+        else:
+            how = f"ended with exit code {outcome.exit_code}"
+        raise ScriptFailed(f"script {name} {how}")
+
+    def may_start_again(self, outcome: ScriptOutcome) -> bool:
+        """Whether a run that was cut off may simply be run anew."""
+        return outcome.status is RunStatus.INTERRUPTED and self._job.retry_safe
+
+    def start_again(self) -> None:
+        """Give up the run that was cut off, for a new one."""
+        self._step.save({"over": True})
+        self._step.note(f"script {self._job.name} was cut off and is run again: it is retry-safe")
+
+    def _take(self, offset: int, data: bytes) -> None:
+        with self._lock:
+            notes = self._recorder.feed(offset, data)
+            if notes:
+                self._work.driver.note(*notes)
+
+
+def template_job(work: Work, key: str, values: Values) -> Job:
+    """A script of the launch's template by its key, with the inputs it declares."""
+    services = work.services
+    template = template_of(services, work.launch())
+    script = next(script for script in template.scripts() if script.key == key)
+    body = services.templates.script(script.sha256)
+    wanted = set(script.inputs)
+    return Job(
+        name=script.name,
+        body=_with_interpreter(body, script.interpreter) if script.interpreter else body,
+        timeout_s=script.timeout_s,
+        retry_safe=script.retry_safe,
+        env={name: value for name, value in values.plain.items() if name in wanted},
+        secrets={
+            name: value for name, value in values.secrets(services).items() if name in wanted
+        },
+    )
+
+
+def standard_variables(work: Work, launch: Launch) -> dict[str, str]:
+    """What every script is told besides its inputs."""
+    return {
+        "SLIPWAY_SERVER_NAME": launch.server_name,
+        "SLIPWAY_LAUNCH_ID": launch.id,
+        "SLIPWAY_TEMPLATE": f"{launch.template_name}@{launch.template_hash[:12]}",
+        "SLIPWAY_ADDRESS": launch.private_ip or "",
+        "SLIPWAY_ENVIRONMENT": launch.environment or "",
+    }
+
+
+def operational_key(template: ResolvedTemplate, name: str) -> str:
+    """The key of an operational script. Raises `InvalidInput` with the names there are."""
+    if name in template.operational:
+        return template.operational[name].key
+    what = f"template {template.name} has no operational script {name}"
+    raise InvalidInput(
+        Problem(where=f"script {name}", what=what + nearest(name, template.operational))
+    )
+
+
+def _with_interpreter(body: bytes, interpreter: str) -> bytes:
+    """The script with its interpreter on the first line, in place of another one's."""
+    rest = body.partition(b"\n")[2] if body.startswith(b"#!") else body
+    return f"#!{interpreter}\n".encode() + rest

@@ -1,0 +1,119 @@
+"""What a launch needs to be worked on, wired in one place."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.exc import IntegrityError
+
+from slipway.clock import Clock, SystemClock
+from slipway.clouds.base import Cloud
+from slipway.clouds.local import LocalCloud
+from slipway.database import Database
+from slipway.records import Installation
+from slipway.remote.base import Connector
+from slipway.remote.ssh import SshConnector
+from slipway.servertemplates import ResolvedTemplate, TemplateStore
+from slipway.settings import Settings
+from slipway.vault import Vault
+
+_INSTALLATIONS = Installation.__table__  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Services:
+    """Everything a launch talks to; tests put fakes in place of any of it."""
+
+    settings: Settings
+    database: Database
+    clock: Clock
+    clouds: Mapping[str, Cloud]
+    templates: TemplateStore
+    vault: Vault
+    connector: Connector
+
+    @functools.cached_property
+    def installation_id(self) -> str:
+        """Which Slipway this is: on everything we create. Made on first use."""
+        return _installation_id(self.database, self.clock)
+
+    def template(self, name: str, content_hash: str) -> ResolvedTemplate:
+        """A committed version; versions never change, so each is read once per process."""
+        return _committed_template(self.templates, name, content_hash)
+
+    @property
+    def ssh_key_file(self) -> Path:
+        """The private key our launches log in with; made on first use."""
+        return self.settings.state_dir / "keys" / "id_ed25519"
+
+    @functools.cached_property
+    def ssh_public_key(self) -> str:
+        """Its public half, as one line of ``authorized_keys``."""
+        return _public_key(self.ssh_key_file)
+
+
+@functools.lru_cache(maxsize=256)
+def _committed_template(store: TemplateStore, name: str, content_hash: str) -> ResolvedTemplate:
+    return store.get(f"{name}@{content_hash}")
+
+
+def build_services(settings: Settings, *, clock: Clock | None = None) -> Services:
+    """The real services for these settings, with the database at its newest schema."""
+    clock = clock or SystemClock()
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.database_url)
+    database.migrate()
+    return Services(
+        settings=settings,
+        database=database,
+        clock=clock,
+        clouds={"local": LocalCloud(settings)},
+        templates=TemplateStore(database, settings.templates_dir, clock),
+        vault=Vault(database, settings.state_dir / "keys" / "vault.key", clock),
+        connector=SshConnector(max_connections=settings.max_connections),
+    )
+
+
+def _installation_id(database: Database, clock: Clock) -> str:
+    with database.reading() as connection:
+        found = connection.execute(sa.select(_INSTALLATIONS.c.id)).scalar()
+    if found is not None:
+        return str(found)
+    row = {"id": f"slipway-{secrets.token_hex(8)}", "created_at": clock.now()}
+    with contextlib.suppress(IntegrityError), database.transaction() as connection:
+        if connection.execute(sa.select(_INSTALLATIONS.c.id)).scalar() is None:
+            connection.execute(sa.insert(_INSTALLATIONS).values(**row))
+    with database.reading() as connection:
+        return str(connection.execute(sa.select(_INSTALLATIONS.c.id)).scalar_one())
+
+
+def _public_key(key_file: Path) -> str:
+    if not key_file.exists():
+        key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Linked into place complete, so that of two first uses at once one key wins.
+        draft = key_file.with_name(f".{key_file.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_bytes(
+            Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.OpenSSH,
+                serialization.NoEncryption(),
+            )
+        )
+        with contextlib.suppress(FileExistsError):
+            key_file.hardlink_to(draft)
+        draft.unlink()
+    private = serialization.load_ssh_private_key(key_file.read_bytes(), password=None)
+    public = private.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return f"{public.decode()} slipway"

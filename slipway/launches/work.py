@@ -1,0 +1,164 @@
+"""A launch in the hands of a driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from slipway import lifecycle
+from slipway.errors import NotFound
+from slipway.launches.services import Services
+from slipway.lifecycle import ENTER, PHASES, Event, subject_of
+from slipway.records import Launch, LaunchStatus, Step, StepStatus
+from slipway.steps import Driver, StepRun, acquire
+
+_LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
+_STEPS = Step.__table__  # type: ignore[attr-defined]
+
+
+class Work:
+    """One launch, the lease on it, and everything it needs.
+
+    Not a dataclass on purpose: the engine walks through the fields of dataclasses it is handed,
+    in search of futures, and there is a whole database behind these.
+    """
+
+    def __init__(self, services: Services, driver: Driver, launch: Launch) -> None:
+        self.services = services
+        self.driver = driver
+        self.launch_id = launch.id
+        self.server = launch.server_name
+        #: Where the launch was when this driver last looked or moved it.
+        self.phase = LaunchStatus(launch.status)
+        #: Which of the launch's instances is worked on.
+        self.generation = launch.generation
+
+    def launch(self) -> Launch:
+        """The launch as it is on record now."""
+        return get_launch(self.services, self.launch_id)
+
+    def begin(self, key: str, title: str, *, phase: LaunchStatus | None = None) -> StepRun:
+        """Start a step, and enter its phase if the launch is not that far yet."""
+
+        def enter(connection: sa.Connection) -> None:
+            if phase is not None:
+                self.enter(connection, phase)
+
+        return self.driver.begin(key, title, also=enter)
+
+    def advance(
+        self,
+        connection: sa.Connection,
+        event: Event,
+        *,
+        reason: str = "",
+        changes: Mapping[str, Any] | None = None,
+    ) -> LaunchStatus:
+        """Move the launch, in a driver's transaction."""
+        self.phase = lifecycle.advance(
+            connection,
+            self.launch_id,
+            event,
+            actor=self.driver.actor,
+            at=self.driver.clock.now(),
+            reason=self.driver.masker.text(reason),
+            changes=changes,
+        )
+        return self.phase
+
+    def update(self, connection: sa.Connection, **values: Any) -> None:
+        """Change columns of the launch other than its status."""
+        connection.execute(
+            sa.update(_LAUNCHES)
+            .where(_LAUNCHES.c.id == self.launch_id)
+            .values(updated_at=self.driver.clock.now(), **values)
+        )
+
+    def strand(self, error: BaseException) -> None:
+        """End this attempt: the launch is kept as it is, with the step and the cause."""
+        with self.driver.transaction() as connection:
+            status = self._status(connection)
+            if status not in PHASES[:-1]:
+                return
+            key, title = self._last_step(connection)
+            cause = str(error) or type(error).__name__
+            reason = f"{title or 'before the first step'}: {cause}"
+            self.advance(connection, Event.STRAND, reason=reason, changes={"failed_step": key})
+
+    def cancel(self) -> None:
+        """End this attempt because somebody asked for it."""
+        with self.driver.transaction() as connection:
+            if self._status(connection) in (*PHASES[:-1], LaunchStatus.STRANDED):
+                self.advance(connection, Event.CANCEL, reason="cancelled on request")
+
+    def reopen(self) -> None:
+        """Take a stranded or cancelled launch up again."""
+        with self.driver.transaction() as connection:
+            if self._status(connection) in (LaunchStatus.STRANDED, LaunchStatus.CANCELLED):
+                changes = {"cancel_requested_at": None}
+                self.advance(connection, Event.RESUME, reason="resumed", changes=changes)
+
+    def status(self) -> LaunchStatus:
+        """Where the launch is."""
+        return LaunchStatus(self.launch().status)
+
+    def enter(self, connection: sa.Connection, phase: LaunchStatus) -> None:
+        """Walk the phases up to this one, if the launch is not that far yet."""
+        status = self._status(connection)
+        if status not in PHASES:
+            return
+        for behind in PHASES[PHASES.index(status) + 1 : PHASES.index(phase) + 1]:
+            self.advance(connection, ENTER[behind])
+
+    def _status(self, connection: sa.Connection) -> LaunchStatus:
+        query = sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == self.launch_id)
+        return LaunchStatus(connection.execute(query).scalar_one())
+
+    def _last_step(self, connection: sa.Connection) -> tuple[str | None, str]:
+        row = connection.execute(
+            sa.select(_STEPS.c.key, _STEPS.c.title)
+            .where(_STEPS.c.subject == self.driver.subject)
+            .order_by(_STEPS.c.started_at.desc(), _STEPS.c.position.desc())
+        ).first()
+        return (row.key, row.title) if row else (None, "")
+
+
+def take_up(services: Services, launch_id: str, *, actor: str) -> Work:
+    """Take the lease of a launch. Raises `NotFound`, and `Conflict` when another is at work."""
+    launch = get_launch(services, launch_id)
+    driver = acquire(
+        services.database,
+        services.clock,
+        subject_of(launch_id),
+        actor=actor,
+        lease_s=services.settings.lease_s,
+    )
+    return Work(services, driver, launch)
+
+
+def get_launch(services: Services, launch_id: str) -> Launch:
+    """One launch by id. Raises `NotFound`."""
+    with services.database.reading() as connection:
+        query = sa.select(_LAUNCHES).where(_LAUNCHES.c.id == launch_id)
+        found = connection.execute(query).mappings().first()
+    if found is None:
+        raise NotFound(f"there is no launch {launch_id}")
+    return Launch(**found)
+
+
+
+def recorded_result(work: Work, key: str) -> dict[str, Any]:
+    """What a step that succeeded has recorded. Raises `NotFound` when it has not."""
+    with work.services.database.reading() as connection:
+        query = sa.select(_STEPS.c.result).where(
+            _STEPS.c.subject == work.driver.subject,
+            _STEPS.c.key == key,
+            _STEPS.c.status == StepStatus.SUCCEEDED.value,
+        )
+        found = connection.execute(query).scalar()
+    if found is None:
+        raise NotFound(f"launch {work.launch_id} has not finished its step {key}")
+    result: dict[str, Any] = found
+    return result

@@ -1,0 +1,137 @@
+"""What every task has around its one call into `slipway`: the audited step, and the retry rule."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypedDict, TypeVar
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+
+from slipway.errors import ConnectionFailed, ConnectionLost, SlipwayError
+from slipway.launches.work import Work
+from slipway.records import LaunchStatus
+from slipway.steps import StepRun
+from tasks.threads import records
+
+T = TypeVar("T")
+
+#: How long a server that answered before may be away: it may be rebooting.
+REACHABLE_AGAIN_S = 300.0
+
+
+def _is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help; the error's class knows."""
+    error = getattr(state.data, "exception", state.data)
+    return isinstance(error, SlipwayError) and error.retryable
+
+
+class TaskOptions(TypedDict):
+    """What `prefect.task` is given besides the names."""
+
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+    persist_result: bool
+    tags: list[str]
+
+
+#: Cloud calls: throttled and lost ones come right within a minute or not at all.
+CLOUD_STEP: TaskOptions = {
+    "retries": 6,
+    "retry_delay_seconds": [0.5, 1, 2, 5, 15, 30],
+    "retry_condition_fn": _is_retryable,
+    "persist_result": False,
+    "tags": ["slipway", "cloud"],
+}
+
+#: Work on a server: `patiently` has waited inside already.
+SERVER_STEP: TaskOptions = {
+    "retries": 2,
+    "retry_delay_seconds": [1, 5],
+    "retry_condition_fn": _is_retryable,
+    "persist_result": False,
+    "tags": ["slipway", "server"],
+}
+
+#: Work on our own records.
+RECORD_STEP: TaskOptions = {
+    "retries": 0,
+    "retry_delay_seconds": [],
+    "retry_condition_fn": _is_retryable,
+    "persist_result": False,
+    "tags": ["slipway"],
+}
+
+
+@asynccontextmanager
+async def step(
+    work: Work, key: str, title: str, *, phase: LaunchStatus | None = None
+) -> AsyncIterator[StepRun]:
+    """One audited step. Look at ``finished`` first: a step that succeeded before is skipped."""
+    before = work.phase
+    run = await records(work.begin, key, title, phase=phase)
+    if work.phase is not before:
+        tell(work, work.phase)
+    if run.finished:
+        yield run
+        return
+    try:
+        yield run
+    except asyncio.CancelledError:
+        await asyncio.shield(records(run.fail, SlipwayError("cancelled")))
+        raise
+    except Exception as error:
+        await records(run.fail, error)
+        raise _without_secrets(work, error) from None
+
+
+def tell(work: Work, status: LaunchStatus) -> None:
+    """Emit the Prefect event of a state change, where an engine listens."""
+    if FlowRunContext.get() is None:
+        return
+    emit_event(
+        f"slipway.launch.{status.value}",
+        resource={
+            "prefect.resource.id": f"slipway.launch.{work.launch_id}",
+            "prefect.resource.name": work.server,
+            "slipway.server": work.server,
+        },
+    )
+
+
+async def patiently(
+    work: Work, run: StepRun, attempt: Callable[[], Awaitable[T]], *, limit_s: float
+) -> T:
+    """Try until the server can be reached, for at most ``limit_s`` since it last could. Each
+    outage is one audit entry, however often it was tried."""
+    clock = work.services.clock
+    away_since: float | None = None
+    pause_s = 0.2
+    while True:
+        try:
+            return await attempt()
+        except (ConnectionFailed, ConnectionLost) as error:
+            now = clock.monotonic()
+            if away_since is None:
+                away_since, pause_s = now, 0.2
+                await records(run.note, f"waiting for the server to answer again: {error}")
+            if now - away_since >= limit_s:
+                raise
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 1.5, 5.0)
+
+
+def _without_secrets(work: Work, error: Exception) -> Exception:
+    """The error as Prefect may store it: foreign libraries may quote what they were given."""
+    message = str(error)
+    masked = work.driver.masker.text(message)
+    if masked == message:
+        return error
+    if isinstance(error, SlipwayError):
+        return type(error)(masked)
+    return SlipwayError(f"{type(error).__name__}: {masked}")

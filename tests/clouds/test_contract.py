@@ -1,0 +1,30 @@
+"""Every adapter, the fake included, passes the same contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from slipway.clouds.local import LocalCloud
+from slipway.testing.cloud_contract import CloudCase, CloudContract
+from slipway.testing.fake_cloud import FakeCloud
+from tests.clouds.shell import local_case
+
+
+class TestFakeCloud(CloudContract):
+    @pytest.fixture
+    def case(self) -> Iterator[CloudCase]:
+        cloud = FakeCloud()
+        image = cloud.resolve_image("region-1", "debian-12")
+        with CloudCase(
+            cloud=cloud, region="region-1", image_id=image.id, instance_type="small"
+        ) as case:
+            yield case
+
+
+class TestLocalCloud(CloudContract):
+    @pytest.fixture
+    def case(self, shared_local_cloud: LocalCloud) -> Iterator[CloudCase]:
+        with local_case(shared_local_cloud) as case:
+            yield case
