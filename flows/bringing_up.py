@@ -97,5 +97,3 @@ async def _outcome(work: Work) -> Outcome:
         status=launch.status,
         reason=launch.reason if launch.status != LaunchStatus.OPERATIONAL else "",
     )
-
-

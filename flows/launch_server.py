@@ -47,9 +47,7 @@ def to_state(outcome: Outcome) -> State[Any]:
     """The flow run's final state: named after the launch's, with the reason as its message."""
     if outcome.status == LaunchStatus.OPERATIONAL:
         return Completed(name="Operational", message=f"{outcome.server} is operational")
-    return Failed(
-        name=outcome.status.capitalize(), message=f"{outcome.server}: {outcome.reason}"
-    )
+    return Failed(name=outcome.status.capitalize(), message=f"{outcome.server}: {outcome.reason}")
 
 
 def _keyed(request: LaunchRequest) -> LaunchRequest:
@@ -57,5 +55,3 @@ def _keyed(request: LaunchRequest) -> LaunchRequest:
     if request.key is not None or context is None or context.flow_run is None:
         return request
     return request.model_copy(update={"key": f"flow-run/{context.flow_run.id}"})
-
-

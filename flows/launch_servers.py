@@ -39,7 +39,9 @@ SERVERS_PER_RUN = 100
 async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
     """Check all requests before the first is recorded, then drive all launches side by side. More
     than `SERVERS_PER_RUN` are split over as many subflows as it takes."""
-    launch_ids = await records(_record, _keyed(requests))
+    context = FlowRunContext.get()
+    flow_run = str(context.flow_run.id) if context and context.flow_run else ""
+    launch_ids = await records(_record, requests, flow_run)
     shards = [
         launch_ids[start : start + SERVERS_PER_RUN]
         for start in range(0, len(launch_ids), SERVERS_PER_RUN)
@@ -82,26 +84,18 @@ def fleet_state(outcomes: list[Outcome]) -> State[Any]:
     return Failed(name="Incomplete", message=f"{numbers}: {causes}")
 
 
-def _record(requests: list[LaunchRequest]) -> list[str]:
+def _record(requests: list[LaunchRequest], flow_run: str) -> list[str]:
+    """The launches' ids in the order asked for. Every request gets a key, so that a retried flow
+    run finds the launches it has recorded."""
     services = current_services()
-    known = {}
-    for request in requests:
-        if request.key is not None and (found := find_by_key(services, request.key)):
-            known[request.key] = found.id
-    fresh = [request for request in requests if request.key not in known]
-    for plan in plan_launches(services, fresh):
-        launch = record_launch(services, plan, actor=actor())
-        known[plan.request.key] = launch.id
-    return [known[request.key] for request in requests]
-
-
-def _keyed(requests: list[LaunchRequest]) -> list[LaunchRequest]:
-    """Give every request a key, so that a retried flow run finds its launches."""
-    context = FlowRunContext.get()
-    run = str(context.flow_run.id) if context and context.flow_run else ""
-    return [
-        request
-        if request.key is not None
-        else request.model_copy(update={"key": f"flow-run/{run}/{request.name}"})
-        for request in requests
+    keys = [request.key or f"flow-run/{flow_run}/{request.name}" for request in requests]
+    keyed = [
+        request.model_copy(update={"key": key}) for request, key in zip(requests, keys, strict=True)
     ]
+    found = {key: find_by_key(services, key) for key in keys}
+    known = {key: launch.id for key, launch in found.items() if launch is not None}
+    plans = plan_launches(services, [each for each in keyed if each.key not in known])
+    for plan in plans:
+        launch = record_launch(services, plan, actor=actor())
+        known[launch.idempotency_key] = launch.id
+    return [known[key] for key in keys]

@@ -225,9 +225,7 @@ class Masker:
         """The text with every secret hidden."""
         if not self._pairs:
             return text
-        return self.data(text.encode("utf-8", "surrogateescape")).decode(
-            "utf-8", "surrogateescape"
-        )
+        return self.data(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
 
     def data(self, data: bytes) -> bytes:
         """The bytes with every secret hidden."""

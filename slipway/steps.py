@@ -182,7 +182,11 @@ class StepRun:
                 also(connection)
 
     def succeed(
-        self, summary: str = "", *, result: Mapping[str, Any] | None = None, also: Also | None = None
+        self,
+        summary: str = "",
+        *,
+        result: Mapping[str, Any] | None = None,
+        also: Also | None = None,
     ) -> dict[str, Any]:
         """Mark the step done; ``also`` runs in the same transaction. Answers the result."""
         self.result = {**self.result, **(result or {})}

@@ -64,7 +64,9 @@ class Vault:
             query = sa.select(_CREDENTIALS.c.ciphertext).where(_CREDENTIALS.c.name == name)
             ciphertext = connection.execute(query).scalar()
         if ciphertext is None:
-            raise NotFound(f"there is no credential {name}: store it with 'slipway credential set NAME'")
+            raise NotFound(
+                f"there is no credential {name}: store it with 'slipway credential set NAME'"
+            )
         try:
             return SecretStr(self._cipher().decrypt(ciphertext).decode())
         except InvalidToken:

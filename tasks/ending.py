@@ -76,5 +76,3 @@ async def become_terminated(work: Work) -> None:
         if not run.finished:
             await records(ending.finish_ending, work, run)
             tell(work, LaunchStatus.TERMINATED)
-
-

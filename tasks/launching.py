@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 from prefect import task
 
@@ -15,7 +16,7 @@ from slipway.launches.inputs import Values
 from slipway.launches.scripts import Attempt, Job
 from slipway.launches.work import Work
 from slipway.records import LaunchStatus
-from slipway.remote.once import RunStatus
+from slipway.remote.once import RunStatus, ScriptOutcome
 from slipway.steps import StepRun
 from tasks.stepping import (
     CLOUD_STEP,
@@ -222,16 +223,15 @@ async def _run_job(work: Work, run: StepRun, job: Job) -> None:
     while True:
         attempt = await records(Attempt, work, run, launch, job)
         await records(attempt.prepare)
-        outcome = await patiently(
-            work, run, lambda a=attempt: _follow(a), limit_s=REACHABLE_AGAIN_S
-        )
+        follow = functools.partial(_follow, attempt)
+        outcome = await patiently(work, run, follow, limit_s=REACHABLE_AGAIN_S)
         if not attempt.may_start_again(outcome):
             await records(attempt.finish, outcome)
             return
         await records(attempt.start_again)
 
 
-async def _follow(attempt: Attempt) -> scripts.ScriptOutcome:
+async def _follow(attempt: Attempt) -> ScriptOutcome:
     """Follow a run to its end, one connection after the other, and keep its output flowing into
     the record."""
     while True:

@@ -66,5 +66,3 @@ async def clouds(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 async def servers(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run code that holds a connection to a server."""
     return await in_thread(pools().servers, function, *args, **kwargs)
-
-

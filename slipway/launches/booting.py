@@ -79,4 +79,3 @@ class BootProbe:
         cloud = cloud_of(self._work.services, self._launch)
         if cloud.capabilities.console_output and waited_s < CONSOLE_KEY_WAIT_S:
             raise ConnectionFailed("the console shows no host key yet")
-

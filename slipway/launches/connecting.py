@@ -49,4 +49,5 @@ def console_host_key(work: Work, launch: Launch) -> str | None:
         return None
     keys = host_keys_in(cloud.console_output(launch.region, launch.instance_id))
     preferred = [key for key in keys if key.startswith("ssh-ed25519 ")]
-    return (preferred or keys or [None])[-1]
+    newest = (preferred or keys)[-1:]
+    return newest[0] if newest else None

@@ -61,7 +61,9 @@ def create_instance(work: Work, run: StepRun) -> None:
     instance = _find(services, launch)
     how = "found the instance of an earlier try" if instance else "created"
     if instance is None:
-        instance = cloud_of(services, launch).create_instance(instance_spec(services, launch), token=token)
+        instance = cloud_of(services, launch).create_instance(
+            instance_spec(services, launch), token=token
+        )
     instance_id = instance.id
     run.succeed(
         f"instance {instance_id} {how}",

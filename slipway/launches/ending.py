@@ -22,6 +22,7 @@ _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 
 _GONE = frozenset({InstanceState.TERMINATED, InstanceState.FAILED})
 
+
 def request_cancel(services: Services, launch_id: str, *, actor: str) -> None:
     """Ask whoever drives a launch to stop; it is cancelled within seconds."""
     now = services.clock.now()

@@ -39,5 +39,5 @@ def failed_check(launch: Launch, checks: list[HttpCheck | TcpCheck]) -> str | No
                 where = (address, check.tcp)
                 socket.create_connection(where, timeout=CHECK_TIMEOUT_S).close()
         except (OSError, httpx.HTTPError) as error:
-            return f"{describe(check)}: {error or type(error).__name__}"
+            return f"{describe(check)}: {str(error) or type(error).__name__}"
     return None

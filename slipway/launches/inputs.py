@@ -106,9 +106,7 @@ def finish_template(work: Work, run: StepRun) -> None:
 
 def finish(run: StepRun, values: Values, resolved: ResolvedInputs) -> None:
     """Record the values; a secret is recorded as the name of its credential."""
-    sources = {
-        found.name: found.source for found in resolved.inputs.values() if found.is_set
-    }
+    sources = {found.name: found.source for found in resolved.inputs.values() if found.is_set}
     shown = {**values.plain, **{name: f"<hidden input {name}>" for name in values.credentials}}
     lines = [f"{name} = {value} ({sources[name]})" for name, value in sorted(shown.items())]
     run.succeed(

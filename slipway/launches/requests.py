@@ -187,9 +187,7 @@ def record_launch(services: Services, plan: Plan, *, actor: str) -> Launch:
     if pinned.hash != plan.template.hash:
         raise Conflict(f"template {plan.template.name} was changed meanwhile; ask again")
     launch_id = new_id("launch", now)
-    references = {
-        name: f"{REFERENCE}launch/{launch_id}/{name}" for name in plan.secrets
-    }
+    references = {name: f"{REFERENCE}launch/{launch_id}/{name}" for name in plan.secrets}
     launch = Launch(
         id=launch_id,
         idempotency_key=request.key or launch_id,
@@ -337,9 +335,7 @@ def get_server(services: Services, name: str) -> Server | None:
     return Server(**found) if found else None
 
 
-def _declare_server(
-    connection: sa.Connection, services: Services, request: LaunchRequest
-) -> None:
+def _declare_server(connection: sa.Connection, services: Services, request: LaunchRequest) -> None:
     known = connection.execute(
         sa.select(_SERVERS.c.name).where(_SERVERS.c.name == request.name)
     ).first()
@@ -373,9 +369,7 @@ def _check_free(services: Services, name: str) -> list[Problem]:
     ]
 
 
-def _template(
-    services: Services, reference: str
-) -> tuple[ResolvedTemplate | None, list[Problem]]:
+def _template(services: Services, reference: str) -> tuple[ResolvedTemplate | None, list[Problem]]:
     try:
         return services.templates.get(reference), []
     except InvalidInput as error:
@@ -384,9 +378,7 @@ def _template(
         return None, [Problem(where=f"template {reference}", what=str(error))]
 
 
-def _environment(
-    services: Services, name: str | None
-) -> tuple[Environment | None, list[Problem]]:
+def _environment(services: Services, name: str | None) -> tuple[Environment | None, list[Problem]]:
     if name is None:
         return None, []
     try:

@@ -154,9 +154,7 @@ def template_job(work: Work, key: str, values: Values) -> Job:
         timeout_s=script.timeout_s,
         retry_safe=script.retry_safe,
         env={name: value for name, value in values.plain.items() if name in wanted},
-        secrets={
-            name: value for name, value in values.secrets(services).items() if name in wanted
-        },
+        secrets={name: value for name, value in values.secrets(services).items() if name in wanted},
     )
 
 

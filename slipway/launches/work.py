@@ -148,7 +148,6 @@ def get_launch(services: Services, launch_id: str) -> Launch:
     return Launch(**found)
 
 
-
 def recorded_result(work: Work, key: str) -> dict[str, Any]:
     """What a step that succeeded has recorded. Raises `NotFound` when it has not."""
     with work.services.database.reading() as connection:

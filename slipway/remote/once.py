@@ -47,7 +47,7 @@ OnOffset = Callable[[int, bytes], None]
 #: How much of what a script writes to ``$SLIPWAY_OUTPUT`` is read.
 MAX_OUTPUTS_BYTES = 64 * 1024
 
-#: Between asking a script that ran out of time to end (TERM) and ending it (KILL); as in once.sh.
+#: Between asking a script to end (TERM) and ending it (KILL), unless a run says otherwise.
 GRACE_S = 10.0
 
 #: What our own patience has on top of the script's limit, which the server keeps by itself.
@@ -80,7 +80,9 @@ class ScriptRun:
     #: For people, in messages.
     name: str
     body: bytes = field(repr=False)
+    #: The server ends it after so long, whether we are connected or not.
     timeout_s: float
+    grace_s: float = GRACE_S
     #: Plain and secret variables of the script's environment; no name may be in both.
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, SecretStr] = field(default_factory=dict)
@@ -134,7 +136,8 @@ def run_once(
         offset=offset,
         on_output=on_output,
         timeout_s=run.timeout_s,
-        patience_s=run.timeout_s + GRACE_S + _SLACK_S,
+        grace_s=run.grace_s,
+        patience_s=run.timeout_s + run.grace_s + _SLACK_S,
         hold_s=hold_s,
         interpreter=interpreter,
         argument=argument,
@@ -160,12 +163,24 @@ def read_outcome(
 
 
 def kill_run(
-    remote: Remote, run_id: str, *, offset: int = 0, on_output: OnOffset | None = None
+    remote: Remote,
+    run_id: str,
+    *,
+    offset: int = 0,
+    on_output: OnOffset | None = None,
+    grace_s: float = GRACE_S,
 ) -> ScriptOutcome:
-    """End the run: TERM to its process group, KILL after 10 s. One that has not begun never will;
-    one that has ended stays as it is."""
+    """End the run: TERM to its process group, KILL after ``grace_s``. One that has not begun never
+    will; one that has ended stays as it is."""
     outcome = _call(
-        remote, mode="stop", run_id=run_id, digest="killed", offset=offset, on_output=on_output
+        remote,
+        mode="stop",
+        run_id=run_id,
+        digest="killed",
+        offset=offset,
+        on_output=on_output,
+        grace_s=grace_s,
+        patience_s=grace_s + _SLACK_S,
     ).outcome()
     if outcome is None or outcome.status is RunStatus.RUNNING:
         raise RemoteError(f"run {run_id} could not be ended; its processes do not go away")
@@ -241,6 +256,7 @@ def _call(
     on_output: OnOffset | None,
     digest: str = "none",
     timeout_s: float = 1,
+    grace_s: float = GRACE_S,
     patience_s: float = _SLACK_S,
     hold_s: float | None = None,
     interpreter: str = "",

@@ -110,11 +110,11 @@ detached() {
 
 pause() { sleep "$1" 2>/dev/null || sleep 1; }
 
-# Ends a process group: asks, waits up to 10 s, then does not ask.
+# Ends a process group: asks, waits ($grace tenths of a second at most), then does not ask.
 end_group() {
   kill -s TERM -- "-$1" 2>/dev/null || :
   k=0
-  while kill -s 0 -- "-$1" 2>/dev/null && [ "$k" -lt 100 ]; do
+  while kill -s 0 -- "-$1" 2>/dev/null && [ "$k" -lt "$grace" ]; do
     pause 0.1
     k=$((k + 1))
   done

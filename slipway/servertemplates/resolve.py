@@ -99,8 +99,9 @@ class _Gathering:
                 self.incomplete = True
                 return False
             self.blobs.update(version.blobs)
+            asked_by = f"{place.partition(': ')[0]} ({ref})"
             for source in version.sources:
-                self._add(source.document.name, source, f"{place.split(': ', maxsplit=1)[0]} ({ref})", place)
+                self._add(source.document.name, source, asked_by, place)
             return True
         if base in self.drafts:
             return True
@@ -108,7 +109,8 @@ class _Gathering:
             self._clash(base, place, f"the working copy at {place.split(': ', maxsplit=1)[0]}")
             return True
         if not self.library.has(base):
-            hint = nearest(base, self.library.names())
+            known = self.library.names()
+            hint = nearest(base, known) or f" (there are {', '.join(known)})"
             self._problem(place, f"there is no template {base!r} to include{hint}")
             self.incomplete = True
             return False

@@ -96,10 +96,14 @@ def import_rightscale(path: Path, templates_dir: Path, *, name: str | None = Non
 
 
 @dataclass
-class _Input:
-    """One input as far as all that was read agrees."""
+class _Body:
+    """A script on its way: what stands before and after its header, and the header to be."""
 
-    values: dict[str, Any] = field(default_factory=dict)
+    before: str
+    after: str
+    #: ``#``, ``//`` or ``--``.
+    mark: str
+    ours: dict[str, Any]
 
 
 @dataclass
@@ -115,7 +119,8 @@ class _Import:
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: Original path → (file in the template, title), or None for one that cannot be carried.
     scripts: dict[str, tuple[str, str] | None] = field(default_factory=dict)
-    _bodies: dict[str, tuple[str, dict[str, Any], str, str]] = field(default_factory=dict)
+    _bodies: dict[str, _Body] = field(default_factory=dict)
+    _maps: dict[str, bytes] = field(default_factory=dict)
 
     def run(self) -> ImportReport:
         located, problems = self._load(self.path)
@@ -227,7 +232,11 @@ class _Import:
         self._unknown(header, (), header.data, _SCRIPT_KEYS)
         ours: dict[str, Any] = {"name": title}
         if header.data.get("Description"):
-            ours["description"] = str(header.data["Description"]).strip()
+            described = str(header.data["Description"]).strip()
+            if any(line.strip() in ("---", "...") for line in described.splitlines()):
+                # Such a line would end the header.
+                described = " ".join(described.split())
+            ours["description"] = described
         declared = self._script_inputs(header, header.data.get("Inputs") or {})
         if declared:
             ours["inputs"] = declared
@@ -248,7 +257,7 @@ class _Import:
             stem = PurePosixPath(_file_name(written))
             target = f"scripts/{stem.stem}-{number}{stem.suffix}"
             number += 1
-        self._bodies[target] = (before, ours, mark, after)
+        self._bodies[target] = _Body(before=before, after=after, mark=mark, ours=ours)
         self.carried.append((written, target))
         return target, title
 
@@ -308,13 +317,11 @@ class _Import:
             self._note(written, f"the {kind} {word} is RightLink's; replace it in the script")
 
     def _write_scripts(self) -> None:
-        for target, (before, ours, mark, after) in self._bodies.items():
-            text = to_yaml(ours)
-            lines = [f"{mark} {line}".rstrip() for line in text.splitlines()]
-            header = "\n".join([f"{mark} ---", *lines, f"{mark} ...", ""])
-            if before and not before.endswith("\n"):
-                before += "\n"
-            self.files[target] = (before + header + after).encode()
+        for target, body in self._bodies.items():
+            lines = [f"{body.mark} {line}".rstrip() for line in to_yaml(body.ours).splitlines()]
+            header = "\n".join([f"{body.mark} ---", *lines, f"{body.mark} ...", ""])
+            gap = "\n" if body.before and not body.before.endswith("\n") else ""
+            self.files[target] = (body.before + gap + header + body.after).encode()
 
     # --- Inputs -----------------------------------------------------------------------------------
 
@@ -330,11 +337,10 @@ class _Import:
             if problem:
                 self._note(where, f"{problem}; the input was left out")
                 continue
-            if not isinstance(described, dict):
-                described = {}
-            self._unknown(header, ("Inputs", name), described, _INPUT_KEYS)
-            marks += "Category" in described or "Advanced" in described
-            declared = self._declaration(where, str(name), described)
+            said = described if isinstance(described, dict) else {}
+            self._unknown(header, ("Inputs", name), said, _INPUT_KEYS)
+            marks += "Category" in said or "Advanced" in said
+            declared = self._declaration(where, str(name), said)
             found[str(name)] = declared
             known = self.inputs.setdefault(str(name), declared)
             self._settle(where, str(name), known, declared)
@@ -390,6 +396,9 @@ class _Import:
             self._note(where, f"{name}: the value {written!r} has no type in front; read as text")
         if is_list:
             return {"default": [rest]} if rest else {"default": []}
+        if declared.get("type") in ("secret", "env"):
+            self._note(where, f"{name}: it was {declared['type']} in a script and is text here")
+            return {"type": "text", "default": rest}
         if declared.get("of") and rest not in declared["of"]:
             if not rest:
                 return {}
@@ -446,14 +455,14 @@ class _Import:
         if not isinstance(written, dict):
             self._note(located.where(("Inputs",)), "this is not a mapping of names to values")
             return
-        for name, value in written.items():
+        for name, given in written.items():
             where = located.where(("Inputs", name))
             problem = name_problem(str(name))
             if problem:
                 self._note(where, f"{problem}; the value was left out")
                 continue
-            if isinstance(value, dict):
-                value = value.get("Default")
+            # right_st once wrote whole declarations here.
+            value = given.get("Default") if isinstance(given, dict) else given
             if value is None:
                 continue
             known = self.inputs.get(str(name))
@@ -464,16 +473,12 @@ class _Import:
             self.overrides.setdefault(str(name), {}).update(found)
 
     def _settled_inputs(self) -> dict[str, dict[str, Any]]:
-        """What the template itself says; and scripts' types made to fit it."""
-        for name, said in self.overrides.items():
-            kind = said.get("type")
-            base = self.inputs.get(name)
-            if base is None or kind is None or kind == base.get("type"):
-                said.pop("type", None) if base is not None else None
-                continue
-            for _, ours, _, _ in self._bodies.values():
-                declared = ours.get("inputs", {}).get(name)
-                if declared is not None:
+        """What the template itself says; scripts' types are made to fit it."""
+        for name, base in self.inputs.items():
+            kind = self.overrides.get(name, {}).pop("type", base["type"])
+            for body in self._bodies.values():
+                declared = body.ours.get("inputs", {}).get(name)
+                if declared is not None and declared["type"] != kind:
                     # A default or choices of another type mean nothing to the new one.
                     for part in ("default", "of"):
                         declared.pop(part, None)
@@ -482,10 +487,6 @@ class _Import:
 
     # --- Images -----------------------------------------------------------------------------------
 
-    @property
-    def _maps(self) -> dict[str, bytes]:
-        return self.__dict__.setdefault("_image_files", {})
-
     def _images(self, located: Located, written: Any) -> str | None:
         chosen: str | None = None
         if not isinstance(written, list):
@@ -493,18 +494,19 @@ class _Import:
             written = []
         for index, item in enumerate(written):
             where = located.where(("MultiCloudImages", index))
-            source, path = located, ("MultiCloudImages", index)
+            source: Located = located
+            path: tuple[str | int, ...] = ("MultiCloudImages", index)
+            described = item
             if isinstance(item, str):
                 file = self.path.parent / item
                 if not file.is_file():
                     self._note(where, f"there is no file {item!r} beside the ServerTemplate")
                     continue
                 source, problems = self._load(file)
-                path = ()
-                item = source.data
+                path, described = (), source.data
                 for problem in problems:
                     self._note(problem.where, problem.what)
-            name = self._image(where, source, path, item)
+            name = self._image(where, source, path, described)
             if name and chosen is None:
                 chosen = name
             elif name:

@@ -120,9 +120,7 @@ class CloudCase:
 
     def create(self, spec: InstanceSpec | None = None, *, token: str | None = None) -> Instance:
         """Create an instance that this case removes at its end."""
-        instance = self.cloud.create_instance(
-            spec or self.spec(), token=token or uuid.uuid4().hex
-        )
+        instance = self.cloud.create_instance(spec or self.spec(), token=token or uuid.uuid4().hex)
         self.made.add(instance.id)
         return instance
 

@@ -70,9 +70,7 @@ class Waiter:
         self.seen, self._missing_since, self._missed = Seen.LISTED, None, 0
         if self.last is None or self.last.state is not found.state:
             self.changes.append(
-                Change(
-                    instance_id=found.id, state=found.state, reason=found.state_reason, at=now
-                )
+                Change(instance_id=found.id, state=found.state, reason=found.state_reason, at=now)
             )
         self.last = found
 

@@ -32,7 +32,9 @@ def reconnect(case: LocalCase, instance: Instance, *, not_boot: str) -> Shell:
     def ask() -> Shell | None:
         try:
             shell = case.shell(instance)
-            if shell.say(BOOT_ID) != not_boot:
+            # Code -1: the old boot went down under the command.
+            ran = shell.run(BOOT_ID)
+            if ran.code == 0 and ran.out.strip() != not_boot:
                 return shell
         except (OSError, EOFError, paramiko.SSHException):
             return None
@@ -312,7 +314,7 @@ def test_scripts_are_confined(case: LocalCase, tmp_path: Path) -> None:
         for target in (outside, root_of(case, two) / "etc/hostname", Path.home() / ".slipway-x"):
             shell.run(f"rm -f '{target}'; echo broken > '{target}'")
         shell.say('echo fine > /tmp/mine; echo fine > "$SLIPWAY_ROOT/etc/mine"')
-        shell.say('python3 -c "import socket; socket.create_server((\'127.0.0.1\', 0)).close()"')
+        shell.say("python3 -c \"import socket; socket.create_server(('127.0.0.1', 0)).close()\"")
         shell.run("mount -o remount,rw /")
         assert shell.run("touch /usr/slipway-x").code != 0
     assert outside.read_text() == "precious"

@@ -24,10 +24,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "templates"
 
 #: Commands of the host that change the host. A stand-in machine's scripts call none of them.
-FORBIDDEN = (
-    "sudo systemctl journalctl service apt apt-get dpkg dnf yum rpm useradd usermod userdel groupadd "
-    "runuser su chown getent chronyc hostname firewall-cmd restorecon shutdown reboot mount"
-).split()
+FORBIDDEN = [
+    *("sudo", "su", "runuser", "chown", "mount", "hostname", "shutdown", "reboot"),
+    *("systemctl", "journalctl", "service", "chronyc", "firewall-cmd", "restorecon"),
+    *("apt", "apt-get", "dpkg", "dnf", "yum", "rpm"),
+    *("getent", "useradd", "usermod", "userdel", "groupadd"),
+]
 
 
 @dataclass

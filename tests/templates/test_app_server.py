@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-import psutil
 import pytest
 
 from tests.templates.conftest import StandIn
@@ -76,7 +75,7 @@ def test_no_database_fails_the_launch(machine: StandIn) -> None:
     """Without a value for DB_HOST nothing is configured."""
     machine.run("app-server/scripts/install.sh")
     done = machine.run("app-server/scripts/configure.sh", {"DB_HOST": ""}, code=2)
-    assert "DB_HOST is empty: give it as an env input, such as DB_HOST=db-1.private_ip" in done.stderr
+    assert "give it as an env input, such as DB_HOST=db-1.private_ip" in done.stderr
     assert not (machine.root / "etc/app-server/config.json").exists()
 
 
@@ -106,5 +105,5 @@ def test_restart_and_drain(machine: StandIn) -> None:
         assert restarted != process
         assert _get(machine).status_code == 200
     machine.run("app-server/scripts/drain.sh")
-    assert not psutil.pid_exists(restarted.pid)
+    assert machine.processes() == []
     assert "unchanged" in machine.run("app-server/scripts/drain.sh").stdout

@@ -44,9 +44,7 @@ def test_template_can_be_committed(store: TemplateStore, name: str) -> None:
 def test_every_script_is_used() -> None:
     """No script lies in the library that no template runs."""
     named = "".join(file.read_text() for file in TEMPLATES.glob("*/template.yaml"))
-    unused = [
-        _id(file) for file in [*SHELL, *POWERSHELL] if f"scripts/{file.name}" not in named
-    ]
+    unused = [_id(file) for file in [*SHELL, *POWERSHELL] if f"scripts/{file.name}" not in named]
     assert unused == []
 
 
@@ -132,7 +130,9 @@ def test_shell_syntax(file: Path) -> None:
     assert text.startswith("#!/usr/bin/env bash\n# ---\n")
     assert "\nset -euo pipefail\n" in text
     own = re.sub(r"<<'PYTHON'\n.*?\nPYTHON\n", "", text, flags=re.DOTALL)
-    newer = r"\b(?:mapfile|readarray|coproc)\b|declare -[An]|local -[An]|\$\{\w+(?:,,?|\^\^?|@)|&>>|\|&"
+    newer = (
+        r"\b(?:mapfile|readarray|coproc)\b|declare -[An]|local -[An]|\$\{\w+(?:,,?|\^\^?|@)|&>>|\|&"
+    )
     assert re.findall(newer, own) == []
 
 
