@@ -85,7 +85,9 @@ _keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, Keeper] = WeakKeyDictiona
 async def driving(launch_id: str) -> AsyncIterator[tuple[Work, Held]]:
     """Take a launch up and hold it. Raises `Conflict` when another process is at work on it."""
     services = current_services()
-    work = await records(take_up, services, launch_id, actor=actor())
+    context = FlowRunContext.get()
+    run_id = str(context.flow_run.id) if context and context.flow_run else None
+    work = await records(take_up, services, launch_id, actor=actor(), flow_run_id=run_id)
     loop = asyncio.get_running_loop()
     keeper = _keepers.get(loop)
     if keeper is None or keeper.services is not services:

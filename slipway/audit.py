@@ -27,6 +27,22 @@ from slipway.records import AuditEntry, AuditHead, AuditKind
 _ENTRIES = AuditEntry.__table__  # type: ignore[attr-defined]
 _HEADS = AuditHead.__table__  # type: ignore[attr-defined]
 
+# Built once: putting a statement together costs SQLAlchemy more than running it.
+_HEAD = (
+    sa.select(_HEADS.c.seq, _HEADS.c.hash)
+    .where(_HEADS.c.subject == sa.bindparam("of"))
+    .with_for_update()
+)
+_ADD_ENTRIES = sa.insert(_ENTRIES)
+_FIRST_HEAD = sa.insert(_HEADS).values(
+    subject=sa.bindparam("of"), seq=sa.bindparam("newest"), hash=sa.bindparam("newest_hash")
+)
+_MOVE_HEAD = (
+    sa.update(_HEADS)
+    .where(_HEADS.c.subject == sa.bindparam("of"))
+    .values(seq=sa.bindparam("newest"), hash=sa.bindparam("newest_hash"))
+)
+
 #: The hash before the first entry.
 GENESIS = "0" * 64
 
@@ -88,13 +104,9 @@ def append(
         rows.append(row)
     if not rows:
         return
-    connection.execute(sa.insert(_ENTRIES), rows)
-    if seq == len(rows):
-        connection.execute(sa.insert(_HEADS).values(subject=subject, seq=seq, hash=previous))
-    else:
-        connection.execute(
-            sa.update(_HEADS).where(_HEADS.c.subject == subject).values(seq=seq, hash=previous)
-        )
+    connection.execute(_ADD_ENTRIES, rows)
+    head = {"of": subject, "newest": seq, "newest_hash": previous}
+    connection.execute(_FIRST_HEAD if seq == len(rows) else _MOVE_HEAD, head)
 
 
 def entry_hash(row: Mapping[str, Any]) -> str:
@@ -150,8 +162,9 @@ def verify(database: Database, subject: str) -> Verified:
             .order_by(_ENTRIES.c.seq)
             .execution_options(yield_per=_PAGE)
         )
-        rows = connection.execute(query).mappings()
-        count, last = _verify_rows(subject, rows)
+        # Closed also when the chain breaks half-way: PostgreSQL keeps a cursor for it.
+        with connection.execute(query) as result:
+            count, last = _verify_rows(subject, result.mappings())
     if head is None and count == 0:
         raise NotFound(f"{subject}: there is no audit record of it")
     if head is None:
@@ -318,10 +331,7 @@ class OutputRecorder:
 
 
 def _head(connection: sa.Connection, subject: str) -> tuple[int, str]:
-    query = (
-        sa.select(_HEADS.c.seq, _HEADS.c.hash).where(_HEADS.c.subject == subject).with_for_update()
-    )
-    found = connection.execute(query).first()
+    found = connection.execute(_HEAD, {"of": subject}).first()
     return (found.seq, found.hash) if found else (0, GENESIS)
 
 

@@ -30,6 +30,51 @@ from slipway.records import AuditKind, Lease, Step, StepStatus
 _STEPS = Step.__table__  # type: ignore[attr-defined]
 _LEASES = Lease.__table__  # type: ignore[attr-defined]
 
+# Built once: putting a statement together costs SQLAlchemy more than running it.
+_THIS_STEP = (_STEPS.c.subject == sa.bindparam("of"), _STEPS.c.key == sa.bindparam("step"))
+_EPOCH = (
+    sa.select(_LEASES.c.epoch)
+    .where(_LEASES.c.subject == sa.bindparam("of"))
+    .with_for_update(read=True)
+)
+_FIND_STEP = sa.select(_STEPS.c.status, _STEPS.c.attempt, _STEPS.c.result).where(*_THIS_STEP)
+_FIRST_ATTEMPT = sa.insert(_STEPS).values(
+    subject=sa.bindparam("of"),
+    key=sa.bindparam("step"),
+    position=sa.select(sa.func.count() + 1)
+    .where(_STEPS.c.subject == sa.bindparam("of"))
+    .scalar_subquery(),
+    title=sa.bindparam("title"),
+    status=StepStatus.RUNNING.value,
+    attempt=1,
+    started_at=sa.bindparam("at"),
+    result={},
+    error="",
+)
+_NEXT_ATTEMPT = (
+    sa.update(_STEPS)
+    .where(*_THIS_STEP)
+    .values(
+        title=sa.bindparam("new_title"),
+        status=StepStatus.RUNNING.value,
+        attempt=_STEPS.c.attempt + 1,
+        started_at=sa.bindparam("at"),
+        ended_at=None,
+        error="",
+    )
+)
+_SAVE_STEP = sa.update(_STEPS).where(*_THIS_STEP).values(result=sa.bindparam("found"))
+_END_STEP = (
+    sa.update(_STEPS)
+    .where(*_THIS_STEP)
+    .values(
+        status=sa.bindparam("outcome"),
+        ended_at=sa.bindparam("at"),
+        result=sa.bindparam("found"),
+        error=sa.bindparam("sentence"),
+    )
+)
+
 #: Something to do in the same transaction as a step's begin or end.
 Also = Callable[[sa.Connection], None]
 
@@ -61,47 +106,23 @@ class Driver:
     def transaction(self) -> Iterator[sa.Connection]:
         """A transaction that only a driver in office gets. Raises `LeaseLost`."""
         with self._database.transaction() as connection:
-            query = (
-                sa.select(_LEASES.c.epoch)
-                .where(_LEASES.c.subject == self.subject)
-                .with_for_update(read=True)
-            )
-            if connection.execute(query).scalar() != self._epoch:
+            if connection.execute(_EPOCH, {"of": self.subject}).scalar() != self._epoch:
                 raise LeaseLost(f"{self.subject}: another process has taken over")
             yield connection
 
     def begin(self, key: str, title: str, *, also: Also | None = None) -> StepRun:
         """Start a step, or find that it succeeded before. ``also`` runs only when it starts."""
         with self.transaction() as connection:
-            where = (_STEPS.c.subject == self.subject, _STEPS.c.key == key)
-            found = connection.execute(
-                sa.select(_STEPS.c.status, _STEPS.c.attempt, _STEPS.c.result).where(*where)
-            ).first()
+            this = {"of": self.subject, "step": key}
+            found = connection.execute(_FIND_STEP, this).first()
             if found is not None and found.status == StepStatus.SUCCEEDED:
                 return StepRun(self, key, title, found.attempt, 0.0, found.result, finished=True)
             now = self.clock.now()
-            attempt = found.attempt + 1 if found else 1
-            values = {
-                "title": title,
-                "status": StepStatus.RUNNING.value,
-                "attempt": attempt,
-                "started_at": now,
-                "ended_at": None,
-                "error": "",
-            }
             if found is None:
-                position = (
-                    sa.select(sa.func.count() + 1)
-                    .where(_STEPS.c.subject == self.subject)
-                    .scalar_subquery()
-                )
-                connection.execute(
-                    sa.insert(_STEPS).values(
-                        subject=self.subject, key=key, position=position, result={}, **values
-                    )
-                )
+                connection.execute(_FIRST_ATTEMPT, {**this, "title": title, "at": now})
             else:
-                connection.execute(sa.update(_STEPS).where(*where).values(**values))
+                connection.execute(_NEXT_ATTEMPT, {**this, "new_title": title, "at": now})
+            attempt = found.attempt + 1 if found else 1
             if also is not None:
                 also(connection)
             again = f" (attempt {attempt})" if attempt > 1 else ""
@@ -173,11 +194,15 @@ class StepRun:
         """Write one audit entry of this step."""
         self.driver.note(Note(kind=kind, summary=summary, step=self.key, detail=detail))
 
-    def save(self, result: Mapping[str, Any], *, also: Also | None = None) -> None:
-        """Commit what is known so far, for whoever has to try again."""
+    def save(
+        self, result: Mapping[str, Any], *, also: Also | None = None, notes: Sequence[Note] = ()
+    ) -> None:
+        """Commit what is known so far, for whoever has to try again, with ``notes`` and ``also``."""
         self.result = {**self.result, **result}
         with self.driver.transaction() as connection:
-            self._update(connection, {"result": self.result})
+            connection.execute(_SAVE_STEP, {**self._this, "found": self.result})
+            if notes:
+                self.driver.write(connection, notes)
             if also is not None:
                 also(connection)
 
@@ -187,26 +212,21 @@ class StepRun:
         *,
         result: Mapping[str, Any] | None = None,
         also: Also | None = None,
+        notes: Sequence[Note] = (),
     ) -> dict[str, Any]:
-        """Mark the step done; ``also`` runs in the same transaction. Answers the result."""
+        """Mark the step done. ``notes`` are written before the entry that says so, and ``also``
+        runs, in the same transaction. Answers the result."""
         self.result = {**self.result, **(result or {})}
         duration_s = round(self.driver.clock.monotonic() - self._started, 3)
         with self.driver.transaction() as connection:
-            self._update(
-                connection,
-                {
-                    "status": StepStatus.SUCCEEDED.value,
-                    "ended_at": self.driver.clock.now(),
-                    "result": self.result,
-                },
-            )
+            self._end(connection, StepStatus.SUCCEEDED)
             note = Note(
                 kind=AuditKind.INFO,
                 summary=summary or f"{self.title}: done",
                 step=self.key,
                 detail={"outcome": "succeeded", "duration_s": duration_s, **(result or {})},
             )
-            self.driver.write(connection, [note])
+            self.driver.write(connection, [*notes, note])
             if also is not None:
                 also(connection)
         self.finished = True
@@ -219,14 +239,7 @@ class StepRun:
         sentence = self.driver.masker.text(str(error) or type(error).__name__)
         duration_s = round(self.driver.clock.monotonic() - self._started, 3)
         with self.driver.transaction() as connection:
-            self._update(
-                connection,
-                {
-                    "status": StepStatus.FAILED.value,
-                    "ended_at": self.driver.clock.now(),
-                    "error": sentence,
-                },
-            )
+            self._end(connection, StepStatus.FAILED, sentence)
             note = Note(
                 kind=AuditKind.ERROR,
                 summary=sentence,
@@ -239,12 +252,18 @@ class StepRun:
             )
             self.driver.write(connection, [note])
 
-    def _update(self, connection: sa.Connection, values: Mapping[str, Any]) -> None:
-        connection.execute(
-            sa.update(_STEPS)
-            .where(_STEPS.c.subject == self.driver.subject, _STEPS.c.key == self.key)
-            .values(**values)
-        )
+    @property
+    def _this(self) -> dict[str, str]:
+        return {"of": self.driver.subject, "step": self.key}
+
+    def _end(self, connection: sa.Connection, outcome: StepStatus, sentence: str = "") -> None:
+        values = {
+            "outcome": outcome.value,
+            "at": self.driver.clock.now(),
+            "found": self.result,
+            "sentence": sentence,
+        }
+        connection.execute(_END_STEP, {**self._this, **values})
 
 
 def acquire(

@@ -126,13 +126,10 @@ async def freeze_repositories(work: Work) -> None:
     key = generation_key(work, "freeze-repositories")
     title = "Freeze the package repositories"
     async with step(work, key, title, phase=LaunchStatus.CONFIGURING) as run:
-        if run.finished:
-            return
-        launch = await records(work.launch)
-        if launch.freeze is None:
-            await records(run.succeed, "not frozen: packages are today's")
-            return
-        await _run_job(work, run, freezing.freeze_job(work.services.settings, launch.freeze))
+        if not run.finished:
+            job = await records(freezing.freeze_job, work, run)
+            if job is not None:
+                await _run_job(work, run, job)
 
 
 @task(task_run_name="{work.server}: run {name}", **SERVER_STEP)
@@ -142,8 +139,7 @@ async def run_script(
     """Run one script of the template, at most once."""
     async with step(work, key, f"Run script {name}", phase=phase) as run:
         if not run.finished:
-            job = await records(scripts.template_job, work, name, values)
-            await _run_job(work, run, job)
+            await _run_job(work, run, await records(scripts.template_job, work, name, values))
 
 
 @task(task_run_name="{work.server}: check health", **SERVER_STEP)
@@ -153,9 +149,7 @@ async def check_health(work: Work) -> None:
     async with step(work, key, "Check the health", phase=LaunchStatus.CONFIGURING) as run:
         if run.finished:
             return
-        launch = await records(work.launch)
-        template = await records(inputs.template_of, work.services, launch)
-        checks = health.outside_checks(template)
+        launch, checks = await records(health.outside_checks, work)
         clock = work.services.clock
         deadline, pause_s = clock.monotonic() + HEALTH_LIMIT_S, 0.1
         while (failed := await servers(health.failed_check, launch, checks)) is not None:
@@ -178,16 +172,12 @@ async def become_operational(work: Work) -> None:
 
 
 async def _resolve_inputs(work: Work, run: StepRun) -> None:
-    services = work.services
-    clock = services.clock
+    clock = work.services.clock
     started = clock.monotonic()
     audited = started - ENV_AUDIT_S
     while True:
-        launch = await records(work.launch)
-        resolved = await records(inputs.collect, services, launch, {})
-        values, missing = await records(inputs.resolve, services, resolved)
+        missing = await records(inputs.try_to_resolve, work, run)
         if not missing:
-            await records(inputs.finish, run, values, resolved)
             return
         waiting_for = "; ".join(missing)
         now = clock.monotonic()
@@ -219,10 +209,8 @@ async def _through(waiting: Waiting, probe: booting.BootProbe) -> Verdict:
 
 
 async def _run_job(work: Work, run: StepRun, job: Job) -> None:
-    launch = await records(work.launch)
     while True:
-        attempt = await records(Attempt, work, run, launch, job)
-        await records(attempt.prepare)
+        attempt = await records(Attempt, work, run, job)
         follow = functools.partial(_follow, attempt)
         outcome = await patiently(work, run, follow, limit_s=REACHABLE_AGAIN_S)
         if not attempt.may_start_again(outcome):

@@ -83,9 +83,11 @@ async def step(
     try:
         yield run
     except asyncio.CancelledError:
+        work.forget()
         await asyncio.shield(records(run.fail, SlipwayError("cancelled")))
         raise
     except Exception as error:
+        work.forget()
         await records(run.fail, error)
         raise _without_secrets(work, error) from None
 

@@ -17,7 +17,7 @@ class Pools:
     """The thread pools of one process: a slow server must not keep the records waiting."""
 
     def __init__(self, *, connections: int) -> None:
-        self.records = ThreadPoolExecutor(4, "slipway-records")
+        self.records = ThreadPoolExecutor(1, "slipway-records")
         self.clouds = ThreadPoolExecutor(8, "slipway-clouds")
         self.servers = ThreadPoolExecutor(connections, "slipway-servers")
 

@@ -79,7 +79,9 @@ class _Session(asyncssh.SSHServerSession):
 
     async def _pump(self, reader: asyncio.StreamReader | None, kind: int) -> None:
         assert reader is not None
-        while data := await reader.read(65536):
+        # Small pieces where the place of a cut matters.
+        size = 65536 if self._server.cut_after_sent is None else 1024
+        while data := await reader.read(size):
             with contextlib.suppress(OSError, asyncssh.Error):
                 self._chan.write(data, asyncssh.EXTENDED_DATA_STDERR if kind else None)
                 self._server.sent(self._chan.get_connection(), len(data) if not kind else 0)
@@ -211,7 +213,7 @@ class SshServer:
     def sent(self, conn: Any, count: int) -> None:
         self._sent[conn] = self._sent.get(conn, 0) + count
         if self.cut_after_sent is not None and self._sent[conn] >= self.cut_after_sent:
-            self.loop.call_soon(conn.abort)
+            conn.abort()
 
     def received(self, conn: Any, count: int) -> None:
         self._received[conn] = self._received.get(conn, 0) + count

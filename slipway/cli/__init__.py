@@ -1,0 +1,5 @@
+"""The command line. It is wired to an engine from outside: see `slipway.cli.wiring`."""
+
+from slipway.cli.main import app
+
+__all__ = ["app"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from slipway.cli.output import AsJson, print_json, say, stdout
 from slipway.clouds.base import TAG_LAUNCH, TAG_SERVER, Instance, InstanceState
 from slipway.clouds.local import LocalCloud
-from slipway.errors import InvalidInput, Problem, SlipwayError
+from slipway.errors import InvalidInput, Problem
 from slipway.settings import Settings
 
 app = typer.Typer(help="The local cloud: stand-in machines on this computer.", no_args_is_help=True)
@@ -20,47 +19,34 @@ app = typer.Typer(help="The local cloud: stand-in machines on this computer.", n
 _REGION = "local"
 
 
-def _fail(error: SlipwayError) -> typer.Exit:
-    Console(stderr=True).print(f"[red]{type(error).__name__}[/]: {error}", highlight=False)
-    return typer.Exit(error.exit_code)
-
-
 @app.command()
 def up() -> None:
     """Start the local cloud; machines that were running come back."""
-    console = Console()
-    try:
-        cloud = LocalCloud(Settings())
-        health = cloud.health()
-    except SlipwayError as error:
-        raise _fail(error) from error
+    health = LocalCloud(Settings()).health()
+    console = stdout()
     console.print(f"The local cloud runs (process {health.pid}) in {health.directory}.")
     style = "green" if health.confined else "bold yellow"
-    console.print(f"Scripts are {health.confinement}", style=style, highlight=False)
+    console.print(f"Scripts are {health.confinement}", style=style)
 
 
 @app.command()
 def ps(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     show_all: Annotated[
         bool, typer.Option("--all", "-a", help="Show terminated machines as well.")
     ] = False,
 ) -> None:
-    """List the machines."""
-    try:
-        cloud = LocalCloud(Settings())
-        running = cloud.is_running()
-        # Listing would start it, and with it every machine.
-        found = cloud.list_instances(_REGION, tags={}) if running else []
-    except SlipwayError as error:
-        raise _fail(error) from error
+    """List the machines; does not start the local cloud."""
+    cloud = LocalCloud(Settings())
+    running = cloud.is_running()
+    # Listing would start it, and with it every machine.
+    found = cloud.list_instances(_REGION, tags={}) if running else []
     instances = [each for each in found if show_all or each.state is not InstanceState.TERMINATED]
     if as_json:
-        typer.echo(json.dumps([_as_json(each) for each in instances], indent=2))
+        print_json([_as_json(each) for each in instances])
         return
-    console = Console()
     if not running:
-        console.print("The local cloud is not running; `slipway local up` starts it.")
+        say("The local cloud is not running; `slipway local up` starts it.")
         return
     table = Table(box=None, header_style="bold")
     for title in ("INSTANCE", "SERVER", "STATE", "SSH", "IMAGE", "CREATED", "REASON"):
@@ -75,7 +61,7 @@ def ps(
             each.created_at.astimezone().isoformat(" ", "seconds"),
             each.state_reason,
         )
-    console.print(table)
+    stdout().print(table)
 
 
 @app.command()
@@ -83,25 +69,19 @@ def console(
     machine: Annotated[str, typer.Argument(help="An instance id, or a server's name.")],
 ) -> None:
     """Print what a machine's console has shown."""
-    try:
-        cloud = LocalCloud(Settings())
-        instance = _find(cloud.list_instances(_REGION, tags={}), machine)
-        typer.echo(cloud.console_output(_REGION, instance.id), nl=False)
-    except SlipwayError as error:
-        raise _fail(error) from error
+    cloud = LocalCloud(Settings())
+    instance = _find(cloud.list_instances(_REGION, tags={}), machine)
+    typer.echo(cloud.console_output(_REGION, instance.id), nl=False)
 
 
 @app.command()
 def down() -> None:
     """End the local cloud and all that runs on its machines; their disks are kept."""
-    try:
-        cloud = LocalCloud(Settings())
-        was_running = cloud.is_running()
-        cloud.down()
-    except SlipwayError as error:
-        raise _fail(error) from error
-    said = "has ended; its machines' disks are kept" if was_running else "was not running"
-    Console().print(f"The local cloud {said}.")
+    cloud = LocalCloud(Settings())
+    was_running = cloud.is_running()
+    cloud.down()
+    what = "has ended; its machines' disks are kept" if was_running else "was not running"
+    say(f"The local cloud {what}.")
 
 
 def _find(instances: Sequence[Instance], machine: str) -> Instance:

@@ -71,7 +71,10 @@ def new(
     as_json: AsJson = False,
     image: Annotated[str, typer.Option(help="Image map it begins with.")] = "debian-12",
 ) -> None:
-    """Write a new template: small, commented, and valid as it is."""
+    """Write a new template: small, commented, and valid as it is.
+
+    Example: `slipway template new shop`.
+    """
     with _errors(as_json):
         found = store()
         files = new_template(found.library(), name, image=image)
@@ -90,7 +93,10 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find everything that is wrong with working copies."""
+    """Find everything that is wrong with working copies.
+
+    Example: `slipway template check shop`.
+    """
     with _errors(as_json):
         found = store()
         chosen = names or found.library().names()
@@ -122,7 +128,10 @@ def commit(
         str, typer.Option(help="Who; the user of this computer when not given.")
     ] = "",
 ) -> None:
-    """Keep the working copy, with everything it includes, as a version."""
+    """Keep the working copy, with everything it includes, as a version.
+
+    Example: `slipway template commit shop -m "First"`.
+    """
     with _errors(as_json):
         done = store().commit(name, message, author or _user())
         if as_json:
@@ -143,7 +152,10 @@ def tag(
     name: Annotated[str, typer.Argument(help="The tag, like prod or v3.", metavar="TAG")],
     as_json: AsJson = False,
 ) -> None:
-    """Point a tag at a version; it moves if it points elsewhere."""
+    """Point a tag at a version; it moves if it points elsewhere.
+
+    Example: `slipway template tag shop@r3 prod`.
+    """
     with _errors(as_json):
         version = store().tag(ref.partition("@")[0], ref, name)
         if as_json:
@@ -154,7 +166,10 @@ def tag(
 
 @app.command()
 def log(name: Name, as_json: AsJson = False) -> None:
-    """Show a template's versions, newest first."""
+    """Show a template's versions, newest first.
+
+    Example: `slipway template log shop`.
+    """
     with _errors(as_json):
         versions = store().log(name)
         if as_json:
@@ -181,7 +196,10 @@ def show(
         str | None, typer.Option(help="Print this script, by key or path, instead.")
     ] = None,
 ) -> None:
-    """Show a template as it would be launched, with all its layers."""
+    """Show a template as it would be launched, with all its layers.
+
+    Example: `slipway template show shop@prod`.
+    """
     with _errors(as_json):
         resolved, version = store().show(ref)
         if script is not None:
@@ -212,6 +230,7 @@ def diff(
     """Show what changed: fields by section, scripts as text.
 
     A name alone as the only argument compares its newest version with the working copy.
+    Example: `slipway template diff shop@prod shop@r3`.
     """
     with _errors(as_json):
         name, _, pin = before.partition("@")
@@ -233,7 +252,10 @@ def compose(
         bool, typer.Option("--strict", help="Refuse when the templates disagree.")
     ] = False,
 ) -> None:
-    """Merge several templates into one that stands alone, and name every disagreement."""
+    """Merge several templates into one that stands alone, and name every disagreement.
+
+    Example: `slipway template compose postgres shop --name all-in-one`.
+    """
     with _errors(as_json):
         found = store()
         composition = found.compose(refs, name)
@@ -276,7 +298,10 @@ def import_(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a template from a RightScale ServerTemplate, and list what could not come along."""
+    """Make a template from a RightScale ServerTemplate, and list what could not come along.
+
+    Example: `slipway template import server.yml`.
+    """
     with _errors(as_json):
         found = store()
         report = import_rightscale(path, found.templates_dir, name=name)
@@ -309,7 +334,10 @@ def checkout(
         bool, typer.Option("--force", help="Replace files that are there already.")
     ] = False,
 ) -> None:
-    """Write a version back as working copies, layers and image maps included."""
+    """Write a version back as working copies, layers and image maps included.
+
+    Example: `slipway template checkout shop@r3 /tmp/old`.
+    """
     with _errors(as_json):
         found = store()
         target = directory or found.templates_dir
@@ -323,7 +351,10 @@ def checkout(
 
 @app.command(name="list")
 def list_(as_json: AsJson = False) -> None:
-    """List all templates, with their newest version and tags."""
+    """List all templates, with their newest version and tags.
+
+    Example: `slipway template list --json`.
+    """
     with _errors(as_json):
         summaries = store().list()
         if as_json:

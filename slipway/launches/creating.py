@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from slipway.audit import Note
 from slipway.clouds.base import (
     TAG_EXPIRES,
     TAG_INSTALLATION,
@@ -19,7 +20,7 @@ from slipway.launches.names import nearest
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
 from slipway.launches.work import Work
-from slipway.records import Launch, LaunchStatus
+from slipway.records import AuditKind, Launch, LaunchStatus
 from slipway.steps import StepRun
 from slipway.watch.waiting import Seen, Waiter
 
@@ -103,28 +104,41 @@ def next_generation(work: Work) -> bool:
 def finish_running(work: Work, run: StepRun, waiter: Waiter) -> None:
     """Record what the watch saw. Raises `InstanceFailed` saying what the instance did instead of
     running."""
-    for change in waiter.changes:
-        run.note(
-            f"instance {change.instance_id} is {change.state}",
-            state=change.state.value,
-            seen_at=change.at.isoformat(timespec="milliseconds"),
-            reason=change.reason,
+    notes = [
+        Note(
+            kind=AuditKind.INFO,
+            summary=f"instance {change.instance_id} is {change.state}",
+            step=run.key,
+            detail={
+                "state": change.state.value,
+                "seen_at": change.at.isoformat(timespec="milliseconds"),
+                "reason": change.reason,
+            },
         )
+        for change in waiter.changes
+    ]
     found = waiter.last
-    if found is None:
-        raise InstanceFailed(f"instance {waiter.instance_id} was never listed by its cloud")
-    if waiter.seen is Seen.LOST:
-        raise InstanceFailed(f"instance {found.id} is lost: the cloud has stopped listing it")
-    if found.state is not InstanceState.RUNNING:
-        because = f": {found.state_reason}" if found.state_reason else ""
-        raise InstanceFailed(f"instance {found.id} is {found.state} instead of running{because}")
+    if found is None or waiter.seen is Seen.LOST or found.state is not InstanceState.RUNNING:
+        work.driver.note(*notes)
+        raise InstanceFailed(_instead_of_running(waiter))
     run.succeed(
         f"instance {found.id} runs at {found.address}",
         result={"private_ip": found.private_ip, "public_ip": found.public_ip},
         also=lambda c: work.update(
             c, private_ip=found.private_ip, public_ip=found.public_ip, ssh_port=found.ssh_port
         ),
+        notes=notes,
     )
+
+
+def _instead_of_running(waiter: Waiter) -> str:
+    found = waiter.last
+    if found is None:
+        return f"instance {waiter.instance_id} was never listed by its cloud"
+    if waiter.seen is Seen.LOST:
+        return f"instance {found.id} is lost: the cloud has stopped listing it"
+    because = f": {found.state_reason}" if found.state_reason else ""
+    return f"instance {found.id} is {found.state} instead of running{because}"
 
 
 def finish_launch(work: Work, run: StepRun) -> None:

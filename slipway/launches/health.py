@@ -6,8 +6,10 @@ import socket
 
 import httpx
 
+from slipway.launches.inputs import template_of
+from slipway.launches.work import Work
 from slipway.records import Launch
-from slipway.servertemplates import HttpCheck, ResolvedTemplate, TcpCheck
+from slipway.servertemplates import HttpCheck, TcpCheck
 
 #: For one try; a service that has just been started is tried again.
 CHECK_TIMEOUT_S = 5.0
@@ -20,9 +22,12 @@ def describe(check: HttpCheck | TcpCheck) -> str:
     return f"port {check.tcp} accepts connections"
 
 
-def outside_checks(template: ResolvedTemplate) -> list[HttpCheck | TcpCheck]:
-    """The checks that are made from here; scripts are run on the server instead."""
-    return [check for check in template.health if isinstance(check, HttpCheck | TcpCheck)]
+def outside_checks(work: Work) -> tuple[Launch, list[HttpCheck | TcpCheck]]:
+    """The checks that are made from here, and whom to ask; scripts are run on the server instead."""
+    launch = work.launch()
+    template = template_of(work.services, launch)
+    checks = [check for check in template.health if isinstance(check, HttpCheck | TcpCheck)]
+    return launch, checks
 
 
 def failed_check(launch: Launch, checks: list[HttpCheck | TcpCheck]) -> str | None:

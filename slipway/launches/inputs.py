@@ -89,6 +89,15 @@ def server_attribute(services: Services, found: ResolvedInput) -> str | None:
     return None if value is None else str(value)
 
 
+def try_to_resolve(work: Work, run: StepRun) -> list[str]:
+    """Resolve and record the inputs, or answer what has to be waited for."""
+    resolved = collect(work.services, work.launch(), {})
+    values, missing = resolve(work.services, resolved)
+    if not missing:
+        _finish(run, values, resolved)
+    return missing
+
+
 def finish_template(work: Work, run: StepRun) -> None:
     """Record which version is launched and what is in it."""
     launch = work.launch()
@@ -104,7 +113,7 @@ def finish_template(work: Work, run: StepRun) -> None:
     )
 
 
-def finish(run: StepRun, values: Values, resolved: ResolvedInputs) -> None:
+def _finish(run: StepRun, values: Values, resolved: ResolvedInputs) -> None:
     """Record the values; a secret is recorded as the name of its credential."""
     sources = {found.name: found.source for found in resolved.inputs.values() if found.is_set}
     shown = {**values.plain, **{name: f"<hidden input {name}>" for name in values.credentials}}

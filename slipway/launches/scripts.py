@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import SecretStr
 
-from slipway.audit import OutputRecorder
+from slipway.audit import Note, OutputRecorder
 from slipway.errors import InvalidInput, Problem, ScriptFailed
 from slipway.launches.connecting import connect
 from slipway.launches.inputs import Values, template_of
 from slipway.launches.names import nearest
 from slipway.launches.work import Work
-from slipway.records import Launch
+from slipway.records import AuditKind, Launch
 from slipway.remote.once import RunStatus, ScriptOutcome, ScriptRun, run_once
 from slipway.servertemplates import ResolvedTemplate
 from slipway.steps import StepRun
@@ -40,32 +41,27 @@ class Job:
 class Attempt:
     """One run of a job on the server, followed by one driver."""
 
-    def __init__(self, work: Work, run: StepRun, launch: Launch, job: Job) -> None:
+    def __init__(self, work: Work, run: StepRun, job: Job) -> None:
         self._work = work
         self._step = run
-        self._launch = launch
+        launch = self._launch = work.launch()
         self._job = job
-        number = run.result.get("run", 1)
-        if run.result.get("over"):
-            # The run on record has ended and is not to be attached to again.
-            number += 1
-        self._number = number
+        # Which run this is follows from the record alone, so an attempt that comes after a crash
+        # attaches to the run of the one before, unless that is on record as over.
+        self._over = run.result.get("runs_over", 0)
         safe_key = run.key.replace(":", ".").replace("#", ".")
-        self.run_id = f"{launch.id}.g{launch.generation}.{safe_key}.{number}"
+        self.run_id = f"{launch.id}.g{launch.generation}.{safe_key}.{self._over + 1}"
+        # A first attempt at a first run has nothing on record.
+        fresh = run.attempt == 1 and self._over == 0
         self._recorder = OutputRecorder(
             stream=self.run_id,
             step=run.key,
-            offset=work.driver.recorded_bytes(self.run_id),
+            offset=0 if fresh else work.driver.recorded_bytes(self.run_id),
             masker=work.driver.masker,
             clock=work.services.clock,
         )
         # The follower feeds while another thread flushes what has waited long enough.
         self._lock = threading.Lock()
-
-    def prepare(self) -> None:
-        """Commit which run this is before anything reaches the server."""
-        if self._step.result.get("run_id") != self.run_id:
-            self._step.save({"run": self._number, "run_id": self.run_id, "over": False})
 
     def follow(self) -> ScriptOutcome:
         """Start the run or attach to it, and stay for at most `HOLD_S` seconds. The outcome's status
@@ -81,17 +77,13 @@ class Attempt:
             secrets=self._job.secrets,
         )
         with connect(work, self._launch) as remote:
-            outcome = run_once(
+            return run_once(
                 remote,
                 script,
                 offset=self._recorder.expected_offset,
                 on_output=self._take,
                 hold_s=HOLD_S,
             )
-        if outcome.status is not RunStatus.RUNNING:
-            with self._lock:
-                work.driver.note(*self._recorder.finish())
-        return outcome
 
     def flush(self) -> None:
         """Put output on record that has waited long enough."""
@@ -101,6 +93,7 @@ class Attempt:
     def finish(self, outcome: ScriptOutcome) -> None:
         """Record how the run ended. Raises `ScriptFailed` unless it ended well."""
         name, step = self._job.name, self._step
+        rest = self._recorder.finish()
         if outcome.status is RunStatus.FINISHED and outcome.exit_code == 0:
             outputs = outcome.outputs
             known = {**self._work.launch().outputs, **outputs}
@@ -108,15 +101,16 @@ class Attempt:
             step.succeed(
                 f"script {name} finished{took}",
                 result={
-                    "over": True,
+                    "run_id": self.run_id,
                     "exit_code": 0,
                     "outputs": outputs,
                     "notes": list(outcome.notes),
                 },
                 also=(lambda c: self._work.update(c, outputs=known)) if outputs else None,
+                notes=rest,
             )
             return
-        step.save({"over": True, "exit_code": outcome.exit_code, "status": outcome.status.value})
+        self._end_run(rest, exit_code=outcome.exit_code, status=outcome.status.value)
         if outcome.status is RunStatus.TIMED_OUT:
             how = f"did not end within {self._job.timeout_s:g} s and was stopped"
         elif outcome.status is RunStatus.INTERRUPTED:
@@ -130,9 +124,14 @@ class Attempt:
         return outcome.status is RunStatus.INTERRUPTED and self._job.retry_safe
 
     def start_again(self) -> None:
-        """Give up the run that was cut off, for a new one."""
-        self._step.save({"over": True})
-        self._step.note(f"script {self._job.name} was cut off and is run again: it is retry-safe")
+        """Give up the run that was cut off; the next attempt object stands for a new one."""
+        again = f"script {self._job.name} was cut off and is run again: it is retry-safe"
+        note = Note(kind=AuditKind.INFO, summary=again, step=self._step.key)
+        self._end_run([*self._recorder.finish(), note])
+
+    def _end_run(self, notes: list[Note], **result: Any) -> None:
+        """Put on record that this run is over and is not to be attached to again."""
+        self._step.save({"runs_over": self._over + 1, **result}, notes=notes)
 
     def _take(self, offset: int, data: bytes) -> None:
         with self._lock:
@@ -146,7 +145,7 @@ def template_job(work: Work, key: str, values: Values) -> Job:
     services = work.services
     template = template_of(services, work.launch())
     script = next(script for script in template.scripts() if script.key == key)
-    body = services.templates.script(script.sha256)
+    body = services.script(script.sha256)
     wanted = set(script.inputs)
     return Job(
         name=script.name,

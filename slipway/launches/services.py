@@ -50,6 +50,10 @@ class Services:
         """A committed version; versions never change, so each is read once per process."""
         return _committed_template(self.templates, name, content_hash)
 
+    def script(self, sha256: str) -> bytes:
+        """The bytes of a committed script, read once per process."""
+        return _committed_script(self.templates, sha256)
+
     @property
     def ssh_key_file(self) -> Path:
         """The private key our launches log in with; made on first use."""
@@ -64,6 +68,11 @@ class Services:
 @functools.lru_cache(maxsize=256)
 def _committed_template(store: TemplateStore, name: str, content_hash: str) -> ResolvedTemplate:
     return store.get(f"{name}@{content_hash}")
+
+
+@functools.lru_cache(maxsize=256)
+def _committed_script(store: TemplateStore, sha256: str) -> bytes:
+    return store.script(sha256)
 
 
 def build_services(settings: Settings, *, clock: Clock | None = None) -> Services:

@@ -63,7 +63,7 @@ def timeline_markdown(services: Services, launch_id: str) -> str:
     lines += ["| | Step | Attempts | Seconds | |", "|---|---|---:|---:|---|"]
     for bar in bars(steps, services.clock.now()):
         took = "" if bar.duration_s is None else f"{bar.duration_s:.2f}"
-        picture = bar.picture.replace(" ", " ")
+        picture = bar.picture.replace(" ", "·")
         title = bar.step.title.replace("|", "\\|")
         lines.append(f"| {bar.sign} | {title} | {bar.step.attempt} | {took} | `{picture}` |")
     if launch.outputs:

@@ -8,14 +8,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from slipway import lifecycle
+from slipway.audit import Note
 from slipway.errors import NotFound
 from slipway.launches.services import Services
 from slipway.lifecycle import ENTER, PHASES, Event, subject_of
-from slipway.records import Launch, LaunchStatus, Step, StepStatus
-from slipway.steps import Driver, StepRun, acquire
+from slipway.records import AuditKind, Launch, LaunchStatus, Step, StepStatus
+from slipway.steps import Driver, StepRun, acquire, steps_of
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 _STEPS = Step.__table__  # type: ignore[attr-defined]
+
+
+# Built once: putting a statement together costs SQLAlchemy more than running it.
+_FIND = sa.select(_LAUNCHES).where(_LAUNCHES.c.id == sa.bindparam("launch"))
+_STATUS = sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == sa.bindparam("launch"))
 
 
 class Work:
@@ -34,10 +40,18 @@ class Work:
         self.phase = LaunchStatus(launch.status)
         #: Which of the launch's instances is worked on.
         self.generation = launch.generation
+        self._known: Launch | None = launch
 
     def launch(self) -> Launch:
-        """The launch as it is on record now."""
-        return get_launch(self.services, self.launch_id)
+        """The launch as it is on record. Only its driver changes it, so it is read again only after
+        a change of ours (a request to cancel is looked for elsewhere)."""
+        if self._known is None:
+            self._known = get_launch(self.services, self.launch_id)
+        return self._known
+
+    def forget(self) -> None:
+        """Read the launch again next time: a change of ours may not have come to be."""
+        self._known = None
 
     def begin(self, key: str, title: str, *, phase: LaunchStatus | None = None) -> StepRun:
         """Start a step, and enter its phase if the launch is not that far yet."""
@@ -57,24 +71,26 @@ class Work:
         changes: Mapping[str, Any] | None = None,
     ) -> LaunchStatus:
         """Move the launch, in a driver's transaction."""
+        reason = self.driver.masker.text(reason)
         self.phase = lifecycle.advance(
             connection,
             self.launch_id,
             event,
             actor=self.driver.actor,
             at=self.driver.clock.now(),
-            reason=self.driver.masker.text(reason),
+            reason=reason,
             changes=changes,
         )
+        self._remember({"status": self.phase.value, "reason": reason, **(changes or {})})
         return self.phase
 
     def update(self, connection: sa.Connection, **values: Any) -> None:
-        """Change columns of the launch other than its status."""
+        """Change columns of the launch other than its status, in a driver's transaction."""
+        changed = {"updated_at": self.driver.clock.now(), **values}
         connection.execute(
-            sa.update(_LAUNCHES)
-            .where(_LAUNCHES.c.id == self.launch_id)
-            .values(updated_at=self.driver.clock.now(), **values)
+            sa.update(_LAUNCHES).where(_LAUNCHES.c.id == self.launch_id).values(**changed)
         )
+        self._remember(changed)
 
     def strand(self, error: BaseException) -> None:
         """End this attempt: the launch is kept as it is, with the step and the cause."""
@@ -104,8 +120,15 @@ class Work:
         """Where the launch is."""
         return LaunchStatus(self.launch().status)
 
+    def _remember(self, values: Mapping[str, Any]) -> None:
+        if self._known is not None:
+            for name, value in values.items():
+                setattr(self._known, name, value)
+
     def enter(self, connection: sa.Connection, phase: LaunchStatus) -> None:
         """Walk the phases up to this one, if the launch is not that far yet."""
+        if self.phase is phase:
+            return
         status = self._status(connection)
         if status not in PHASES:
             return
@@ -113,8 +136,7 @@ class Work:
             self.advance(connection, ENTER[behind])
 
     def _status(self, connection: sa.Connection) -> LaunchStatus:
-        query = sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == self.launch_id)
-        return LaunchStatus(connection.execute(query).scalar_one())
+        return LaunchStatus(connection.execute(_STATUS, {"launch": self.launch_id}).scalar_one())
 
     def _last_step(self, connection: sa.Connection) -> tuple[str | None, str]:
         row = connection.execute(
@@ -125,9 +147,11 @@ class Work:
         return (row.key, row.title) if row else (None, "")
 
 
-def take_up(services: Services, launch_id: str, *, actor: str) -> Work:
+def take_up(
+    services: Services, launch_id: str, *, actor: str, flow_run_id: str | None = None
+) -> Work:
     """Take the lease of a launch. Raises `NotFound`, and `Conflict` when another is at work."""
-    launch = get_launch(services, launch_id)
+    get_launch(services, launch_id)
     driver = acquire(
         services.database,
         services.clock,
@@ -135,14 +159,27 @@ def take_up(services: Services, launch_id: str, *, actor: str) -> Work:
         actor=actor,
         lease_s=services.settings.lease_s,
     )
-    return Work(services, driver, launch)
+    try:
+        # Read under the lease: whoever had it before may have changed it until then.
+        work = Work(services, driver, get_launch(services, launch_id))
+        steps = steps_of(services.database, driver.subject)
+        done = [step.title for step in steps if step.status == StepStatus.SUCCEEDED]
+        with driver.transaction() as connection:
+            if flow_run_id is not None:
+                work.update(connection, flow_run_id=flow_run_id)
+            if done and work.phase in PHASES[:-1]:
+                text = f"taken up again after '{done[-1]}'; {len(done)} finished steps are skipped"
+                driver.write(connection, [Note(kind=AuditKind.INFO, summary=text)])
+    except BaseException:
+        driver.release()
+        raise
+    return work
 
 
 def get_launch(services: Services, launch_id: str) -> Launch:
     """One launch by id. Raises `NotFound`."""
     with services.database.reading() as connection:
-        query = sa.select(_LAUNCHES).where(_LAUNCHES.c.id == launch_id)
-        found = connection.execute(query).mappings().first()
+        found = connection.execute(_FIND, {"launch": launch_id}).mappings().first()
     if found is None:
         raise NotFound(f"there is no launch {launch_id}")
     return Launch(**found)

@@ -95,17 +95,21 @@ durable() {
   if [ -z "${SLIPWAY_ROOT:-}" ]; then sync "$@" 2>/dev/null || sync; fi
 }
 
+# Sets D, the full path of what starts a session: the script's own PATH must not decide about it.
+find_detacher() {
+  D=$(command -v setsid || command -v perl || command -v python3) || {
+    echo "slipway: this server has none of setsid, perl, python3; install one" >&2
+    exit 127
+  }
+}
+
 # Replaces this process by a command in a session of its own.
 detached() {
-  if command -v setsid >/dev/null 2>&1; then exec setsid "$@"; fi
-  if command -v perl >/dev/null 2>&1; then
-    exec perl -e 'use POSIX; POSIX::setsid(); exec { $ARGV[0] } @ARGV; exit 127' "$@"
-  fi
-  if command -v python3 >/dev/null 2>&1; then
-    exec python3 -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])' "$@"
-  fi
-  echo "slipway: this server has none of setsid, perl, python3; install one" >&2
-  exit 127
+  case ${D##*/} in
+  setsid) exec "$D" "$@" ;;
+  perl) exec "$D" -e 'use POSIX; POSIX::setsid(); exec { $ARGV[0] } @ARGV; exit 127' "$@" ;;
+  esac
+  exec "$D" -c 'import os, sys; os.setsid(); os.execvp(sys.argv[1], sys.argv[1:])' "$@"
 }
 
 pause() { sleep "$1" 2>/dev/null || sleep 1; }
@@ -158,22 +162,21 @@ become_script() {
   detached "$interpreter" "$R/script"
 }
 
-# Waits for the script's time to be over, then ends it. Told to stop by TERM until that moment; the
-# file `ended` is for a TERM that came before the trap was set.
+# Ends the script when its time is over. Descriptor 5 is a pipe that only the timer (a sleep) holds
+# open at the other end, so this wakes up exactly when the timer ends, or was killed because the
+# script ended first. (A trap would miss a signal that comes just before wait.)
 watchdog() {
-  z=
-  trap 'kill $z 2>/dev/null; exit 0' TERM
+  # Not as a redirection of this function's call: shells keep a copy open to go back to.
+  exec 4<&-
+  read -r f <&5 || :
   if [ -e "$R/ended" ]; then exit 0; fi
-  sleep "$timeout" &
-  z=$!
-  wait "$z"
-  trap '' TERM
   : >"$R/timed_out"
   end_group "$1"
 }
 
 supervise() {
   trap '' HUP INT TERM
+  find_detacher
   U=$(umask)
   umask 077
   boot
@@ -200,12 +203,18 @@ supervise() {
     printf '%s %s\n' "$s" "$I" >"$R/pid.new"
     mv -f "$R/pid.new" "$R/pid"
   fi
+  mkfifo "$R/timer" || exit 5
+  exec 4<>"$R/timer" 5<"$R/timer"
+  sleep "$timeout" </dev/null >/dev/null 2>&1 5<&- &
+  timer=$!
   watchdog "$s" </dev/null >/dev/null 2>&1 &
   w=$!
+  exec 4<&- 5<&-
+  rm -f "$R/timer"
   wait "$s"
   code=$?
   : >"$R/ended"
-  kill -TERM "$w" 2>/dev/null || :
+  kill -s KILL "$timer" 2>/dev/null || :
   wait "$w"
   status=finished
   if [ -e "$R/timed_out" ]; then status=timed_out; fi
@@ -300,7 +309,10 @@ start() {
       mv -f "$R/once.$nonce" "$R/once.sh"
       : >>"$R/output"
       umask "$U"
-      printf '%s' "$H$E" | detached sh "$R/once.sh" supervise >>"$R/log" 2>&1 &
+      printf '%s' "$H$E" | {
+        find_detacher
+        detached sh "$R/once.sh" supervise
+      } >>"$R/log" 2>&1 &
       supervisor=$!
       umask 077
     else

@@ -101,6 +101,9 @@ class _Composing:
         blobs: dict[str, bytes] = {}
         for template in self.templates:
             blobs.update(template.blobs)
+            # Names are given in the order of the templates, whatever list is made first.
+            for script in template.scripts():
+                self._path(script)
         boot = self._listed(script for t in self.templates for script in t.boot)
         operational = self._operational()
         decommission = self._listed(
@@ -152,9 +155,10 @@ class _Composing:
             operational=operational,
             decommission=decommission,
         )
-        used = {script.sha256 for script in self.scripts.values()}
+        scripts = {path: self.scripts[path] for _, path in document.scripts()}
+        used = {script.sha256 for script in scripts.values()}
         return Composition(
-            source=Source(document=document, scripts=self.scripts, image=image),
+            source=Source(document=document, scripts=scripts, image=image),
             blobs={sha256: content for sha256, content in blobs.items() if sha256 in used},
             clashes=tuple(self.clashes),
             parts=tuple((t.name, t.hash) for t in self.templates),

@@ -317,27 +317,27 @@ def check_model(
     data = json.loads(json.dumps(located.data))
     problems: list[Problem] = []
     dropped: set[Path] = set()
-    schema = model.model_json_schema()
     for _ in range(_MOST_ROUNDS):
         try:
             return model.model_validate_json(json.dumps(data)), problems, dropped
         except ValidationError as error:
             before = set(dropped)
-            for details in error.errors(include_url=False):
-                path = _path_of(details, data)
-                if details["type"] == "missing":
-                    path = (*path, str(details["loc"][-1]))
-                again = path in dropped
+            schema = model.model_json_schema()
+            wrong = [(_path_of(details, data), details) for details in error.errors()]
+            for place, details in wrong:
+                missing = details["type"] == "missing"
+                path = (*place, str(details["loc"][-1])) if missing else place
                 # What is wrong only because a part of it was taken out is not said again.
-                if not any(other[: len(path)] == path for other in dropped):
+                again = path in dropped
+                if not any(other[: len(path)] == path for other in before):
                     what = _sentence(details, path, schema)
                     problems.append(Problem(where=located.where(path), what=what))
                 dropped.add(path)
-                if details["type"] == "missing" and len(path) > 1:
-                    path = path[:-1]
-                    dropped.add(path)
-                if path:
-                    _drop(data, path, defaults or {}, again)
+                # Something that lacks a part cannot stay, unless there is a stand-in for it.
+                gone = place if missing and place else path
+                dropped.add(gone)
+                if gone:
+                    _drop(data, gone, defaults or {}, again)
             if dropped == before and not any(isinstance(p[-1], int) for p in dropped if p):
                 break
     return None, problems, dropped
@@ -395,7 +395,7 @@ def _sentence(details: ErrorDetails, path: Path, schema: dict[str, Any]) -> str:
         )
     if kind in ("literal_error", "enum"):
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        title = _title_at(schema, path)
+        title = "key" if details["loc"][-1] == "[key]" else _title_at(schema, path)
         article = "an" if title[0] in "aeiou" else "a"
         hint = nearest(str(found), allowed) if isinstance(found, str) else ""
         return f"{_shown(found)} is not {article} {title}{hint} (allowed: {', '.join(allowed)})"

@@ -43,7 +43,8 @@ class SourceScript(BaseModel):
 
     sha256: str
     kind: ScriptKind
-    name: str
+    #: The header's; empty for one that is called by its file's name.
+    name: str = ""
     description: str = ""
     timeout_s: int
     retry_safe: bool = False
@@ -256,7 +257,7 @@ class Library:
             scripts[path] = SourceScript(
                 sha256=sha256,
                 kind=script.kind,
-                name=header.name or PurePosixPath(path).stem,
+                name=header.name or "",
                 description=header.description,
                 timeout_s=header.timeout or DEFAULT_SCRIPT_TIMEOUT_S,
                 retry_safe=header.retry_safe,

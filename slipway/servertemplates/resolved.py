@@ -553,16 +553,10 @@ class _Assembly:
 
     def _script(self, key: str, at: _ScriptAt) -> Script:
         source: SourceScript = self.sources[at.layer].scripts[at.path]
-        return Script(
-            key=key,
-            path=f"{at.layer}/{at.path}",
-            inputs=tuple(sorted(source.inputs)),
-            **{
-                part: getattr(source, part)
-                for part in SourceScript.model_fields
-                if part != "inputs"
-            },
-        )
+        same = {part: getattr(source, part) for part in SourceScript.model_fields}
+        same["name"] = source.name or PurePosixPath(at.path).stem
+        same["inputs"] = tuple(sorted(source.inputs))
+        return Script(key=key, path=f"{at.layer}/{at.path}", **same)
 
 
 def _attributes(declared: InputDeclaration) -> list[tuple[str, Any]]:

@@ -443,13 +443,13 @@ class _Import:
     ) -> None:
         """Where scripts disagree the first one counts, written into the template."""
         for part in ("type", "default", "of", "required"):
-            if part in known and part in declared and known[part] != declared[part]:
-                self._note(
-                    where,
-                    f"{name}: {part!r} is {declared[part]!r} here and {known[part]!r} in an earlier"
-                    " script; the template now says the latter",
-                )
-                self.overrides.setdefault(name, {})[part] = known[part]
+            # What says nothing about it is required.
+            unsaid = True if part == "required" else None
+            here, earlier = declared.get(part, unsaid), known.get(part, unsaid)
+            if here is not None and earlier is not None and here != earlier:
+                what = f"{name}: {part!r} is {here!r} here and {earlier!r} in an earlier script; "
+                self._note(where, what + "the template now says the latter")
+                self.overrides.setdefault(name, {})[part] = earlier
 
     def _template_inputs(self, located: Located, written: Any) -> None:
         if not isinstance(written, dict):

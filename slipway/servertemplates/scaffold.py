@@ -42,7 +42,7 @@ clock: {{max_offset_ms: 500}}
 boot:
   - scripts/install.sh
 
-# Run on request: slipway run SERVER show-greeting
+# Run on request, by these names.
 operational:
   show-greeting: scripts/show.sh
 

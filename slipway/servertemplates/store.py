@@ -205,7 +205,9 @@ class TemplateStore:
         known = [tag for version in versions for tag in version.tags]
         names = [*known, *(f"r{version.number}" for version in versions), "head", "latest"]
         hint = nearest(pin, names)
-        shown = ", ".join([*sorted(known), f"r1…r{versions[-1].number}", "head"])
+        newest = versions[-1].number
+        numbers = "r1" if newest == 1 else f"r1…r{newest}"
+        shown = ", ".join([*sorted(known), numbers, "head"])
         raise NotFound(f"template {name} has no version {pin!r}{hint} (it has {shown})")
 
     def show(self, ref: str) -> tuple[ResolvedTemplate, VersionInfo | None]:

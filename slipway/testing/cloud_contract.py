@@ -62,7 +62,8 @@ def refused(error: type[SlipwayError], *, naming: str = "") -> Generator[None, N
     try:
         yield
     except error as raised:
-        assert naming in str(raised), f"{raised} does not name {naming!r}"
+        if naming not in str(raised):
+            raise AssertionError(f"the error does not name {naming!r}") from raised
     else:
         raise AssertionError(f"{error.__name__} was not raised")
 
@@ -239,8 +240,12 @@ class CloudContract:
         """A listed instance is what creating it returned, but for its state and address."""
         created = case.create()
         (listed,) = case.listed()
-        blank = {"state": InstanceState.PENDING, "private_ip": None, "public_ip": None}
-        assert replace(listed, **blank, ssh_port=22) == replace(created, **blank, ssh_port=22)
+
+        def settled(instance: Instance) -> Instance:
+            state = InstanceState.PENDING
+            return replace(instance, state=state, private_ip=None, public_ip=None, ssh_port=22)
+
+        assert settled(listed) == settled(created)
 
     def test_terminated_instances_stay_listed(self, case: CloudCase) -> None:
         """Terminating ends in TERMINATED, is still listed, and doing it twice succeeds."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import paramiko
@@ -22,8 +23,6 @@ class ClientKey:
     """A key pair made for these tests."""
 
     def __init__(self) -> None:
-        import io
-
         private = Ed25519PrivateKey.generate().private_bytes(
             Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
         )
@@ -114,8 +113,6 @@ class LocalCase(CloudCase):
         """A spec on whose machine these things go wrong."""
         image = self.cloud.register_image(f"faulty-{uuid.uuid4().hex}", faults=faults)
         self.images.add(image.id)
-        from dataclasses import replace
-
         return replace(self.spec(), image_id=image.id)
 
     def shell(self, instance: Instance) -> Shell:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 import time
 import uuid
 from dataclasses import replace
@@ -195,6 +196,11 @@ def test_package_lock(case: LocalCase) -> None:
         ran = shell.run(_TRY_LOCK)
         assert ran.code != 0
         assert re.search(r"BlockingIOError|PermissionError", ran.err)
+        if sys.platform == "linux":
+            # What a probe without root sees: ``POSIX ADVISORY WRITE pid device:inode``.
+            lock = '"$SLIPWAY_ROOT/var/lib/dpkg/lock-frontend"'
+            line = shell.say(f'grep POSIX /proc/locks | grep ":$(stat -c %i {lock}) "')
+            assert "WRITE" in line
     with case.shell(case.running()) as shell:
         shell.say(_TRY_LOCK)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,15 +12,13 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from slipway.cli.local import app
-from slipway.clouds.base import TAG_SERVER, InstanceState
+from slipway.clouds.base import InstanceSpec, InstanceState
 from slipway.clouds.local import Faults, LocalCloud, wire
 from slipway.clouds.local.confinement import Unconfined
 from slipway.clouds.local.host import TERMINATED_LISTED, Host
@@ -37,10 +36,25 @@ def supervisor_pid(cloud: LocalCloud) -> int:
     return int(json.loads((cloud.directory / "supervisor.json").read_text())["pid"])
 
 
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until_ended(*processes: psutil.Process) -> None:
+    """Until all have ended, collected by their parent or not."""
+    until(
+        lambda: not any(lives(each) for each in processes),
+        what="all have ended", deadline_s=DEADLINE_S, pause_s=0.01,
+    )  # fmt: skip
+
+
 def kill_supervisor(cloud: LocalCloud) -> None:
     process = psutil.Process(supervisor_pid(cloud))
     process.kill()
-    process.wait(DEADLINE_S)
+    until_ended(process)
 
 
 def test_the_first_call_starts_it(new_local_cloud: NewCloud) -> None:
@@ -162,10 +176,7 @@ def test_a_killed_supervisor_leaves_no_holders(new_local_cloud: NewCloud) -> Non
         children = psutil.Process(supervisor_pid(cloud)).children(recursive=True)
         assert children
         kill_supervisor(cloud)
-        until(
-            lambda: not any(each.is_running() for each in children),
-            what="all helpers have ended", deadline_s=DEADLINE_S, pause_s=0.02,
-        )  # fmt: skip
+        until_ended(*children)
 
 
 def test_down_and_up_again(new_local_cloud: NewCloud) -> None:
@@ -176,9 +187,9 @@ def test_down_and_up_again(new_local_cloud: NewCloud) -> None:
         with case.shell(instance) as shell:
             boot = shell.say(BOOT_ID)
             shell.say("(setsid sleep 87654 > /dev/null 2>&1 < /dev/null &)")
-        pid = supervisor_pid(cloud)
+        process = psutil.Process(supervisor_pid(cloud))
         cloud.down()
-        assert not psutil.pid_exists(pid)
+        until_ended(process)
         assert machine_processes(cloud.directory) == []
         assert not wire.socket_path(cloud.directory).exists()
         assert not cloud.is_running()
@@ -192,7 +203,7 @@ def test_a_signal_ends_it_cleanly(new_local_cloud: NewCloud) -> None:
     cloud = new_local_cloud()
     process = psutil.Process(cloud.health().pid)
     os.kill(process.pid, signal.SIGTERM)
-    process.wait(DEADLINE_S)
+    until_ended(process)
     assert not (cloud.directory / "supervisor.json").exists()
     cloud.health()
 
@@ -245,8 +256,6 @@ def test_many_machines_share_a_look(new_local_cloud: NewCloud) -> None:
 async def test_the_reaper_looks_once_for_all() -> None:
     """Forty machines that go down together cost a few looks through the process table, not forty,
     and all their processes are gone."""
-    import asyncio
-
     reaper = Reaper()
     ids = [f"i-test-{os.getpid()}-{number}" for number in range(40)]
     sleepers = [
@@ -258,30 +267,43 @@ async def test_the_reaper_looks_once_for_all() -> None:
     assert reaper.scans < 10
 
 
+class StandingClock:
+    """Moves only when somebody sleeps."""
+
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+async def until_async(ask: Callable[[], bool]) -> None:
+    """Let the event loop work until it is so."""
+    loop = asyncio.get_running_loop()
+
+    async def asked() -> bool:
+        return ask()
+
+    def ask_the_loop() -> bool:
+        return asyncio.run_coroutine_threadsafe(asked(), loop).result(DEADLINE_S)
+
+    await asyncio.to_thread(
+        until, ask_the_loop, what="it is so", deadline_s=DEADLINE_S, pause_s=0.01
+    )
+
+
 async def test_terminated_instances_are_forgotten(tmp_path: Path) -> None:
     """After an hour, and not before, a terminated instance leaves the listing and the disk, and
     its token is free."""
-    import asyncio
-    from datetime import UTC, datetime
-
-    class StandingClock:
-        time = datetime(2026, 1, 1, tzinfo=UTC)
-
-        def now(self) -> datetime:
-            return self.time
-
-        def monotonic(self) -> float:
-            return self.time.timestamp()
-
-        def sleep(self, seconds: float) -> None:
-            self.time += timedelta(seconds=seconds)
-
     clock = StandingClock()
     host = Host(tmp_path, Unconfined("a test"), clock)
     await host.start()
     try:
-        from slipway.clouds.base import InstanceSpec
-
         spec = InstanceSpec(
             name="old", region="local", image_id="local-ssh-never", instance_type="local.small",
             ssh_public_key=KEY.public, login_user="admin",
@@ -290,71 +312,20 @@ async def test_terminated_instances_are_forgotten(tmp_path: Path) -> None:
         instance, _ = host.create_instance(request)
         host.terminate(instance.id)
 
-        async def state() -> InstanceState:
+        def state() -> InstanceState:
             (listed,) = host.list_instances({})
             return listed.state
 
-        async with asyncio.timeout(DEADLINE_S):
-            while await state() is not InstanceState.TERMINATED:
-                await asyncio.sleep(0.01)
+        await until_async(lambda: state() is InstanceState.TERMINATED)
         clock.sleep(TERMINATED_LISTED.total_seconds())
-        assert await state() is InstanceState.TERMINATED
+        assert state() is InstanceState.TERMINATED
         assert host.create_instance(request)[0].id == instance.id
         clock.sleep(1)
         assert host.list_instances({}) == []
         assert host.create_instance(request)[0].id != instance.id
-        async with asyncio.timeout(DEADLINE_S):
-            while (tmp_path / "instances" / instance.id).exists():
-                await asyncio.sleep(0.01)
+        await until_async(lambda: not (tmp_path / "instances" / instance.id).exists())
     finally:
         await host.close()
-
-
-# --- The command line -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def command(
-    new_local_cloud: NewCloud, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str]]:
-    """Runs `slipway local …` on this test's own state directory."""
-    monkeypatch.setenv("SLIPWAY_STATE_DIR", str(new_local_cloud().directory.parent))
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def run(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(app, arguments)
-        return result.exit_code, result.output
-
-    return run
-
-
-def test_command_line(command: Callable[..., tuple[int, str]], new_local_cloud: NewCloud) -> None:
-    """`up` says how scripts are confined, `ps` and `console` show the machines, `down` ends it."""
-    cloud = new_local_cloud()
-    assert "not running" in command("ps")[1]
-    assert command("ps", "--json") == (0, "[]\n")
-    code, output = command("up")
-    assert code == 0
-    assert cloud.describe_confinement() in output
-    with local_case(cloud) as case:
-        instance = case.running(case.spec(tags={TAG_SERVER: "web-1"}))
-        code, output = command("ps", "--json")
-        (row,) = json.loads(output)
-        assert (row["id"], row["server"], row["state"]) == (instance.id, "web-1", "running")
-        assert (row["address"], row["ssh_port"]) == (instance.address, instance.ssh_port)
-        assert instance.id in command("ps")[1]
-        assert "SSH HOST KEY" in command("console", "web-1")[1]
-        assert "SSH HOST KEY" in command("console", instance.id)[1]
-        code, output = command("console", "web-2")
-        assert code == 2
-        assert "web-2: no such machine; there are web-1" in output
-        cloud.terminate("local", instance.id)
-        case.until_state(instance.id, InstanceState.TERMINATED)
-        assert json.loads(command("ps", "--json")[1]) == []
-        assert len(json.loads(command("ps", "--json", "--all")[1])) == 1
-    assert command("down")[0] == 0
-    assert not cloud.is_running()
-    assert "was not running" in command("down")[1]
 
 
 def test_unknown_images_name_the_nearest(new_local_cloud: NewCloud) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import shutil
@@ -120,7 +121,7 @@ class StandIn:
                 if process.environ().get("SLIPWAY_ROOT") == str(self.root):
                     found.append(process)
             except psutil.Error:
-                continue  # ended meanwhile, or somebody else's
+                continue  # ended, if only as far as being a zombie; or somebody else's
         return found
 
 
@@ -143,10 +144,10 @@ def make_stand_in(root: Path, tripwires: Path) -> StandIn:
 
 def end(machine: StandIn) -> None:
     """End whatever a test left running."""
-    left = machine.processes()
-    for process in left:
-        process.kill()
-    psutil.wait_procs(left, timeout=10)
+    while left := machine.processes():
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.fixture

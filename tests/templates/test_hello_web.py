@@ -136,9 +136,8 @@ def test_restart_after_a_power_cut(machine: StandIn) -> None:
     """A pid file left over from a process that was killed does not keep the page from coming
     back."""
     _boot(machine)
-    process = _main(machine)
-    process.kill()
-    psutil.wait_procs([process], timeout=10)
+    _main(machine).kill()
+    _until(lambda: machine.processes() == [])
     machine.run("hello-web/scripts/restart.sh")
     machine.run("hello-web/scripts/healthy.sh", {"PORT": "8080"})
 

@@ -146,6 +146,15 @@ def test_packages_wait_for_the_lock(file: Path) -> None:
         assert "DEBIAN_FRONTEND=noninteractive" in text
 
 
+@pytest.mark.parametrize("file", SHELL, ids=_id)
+def test_what_was_written_is_not_forgotten(file: Path) -> None:
+    """Where a script asks put_file's `wrote`, nothing is piped into put_file: a pipe runs it in a
+    shell of its own, and the restart that depends on the answer would be left out."""
+    text = file.read_text()
+    if "$wrote" in text:
+        assert "| put_file" not in text
+
+
 def _embedded(file: Path) -> list[str]:
     return re.findall(r"<<'PYTHON'\n(.*?\n)PYTHON\n", file.read_text(), flags=re.DOTALL)
 

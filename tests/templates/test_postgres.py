@@ -111,6 +111,17 @@ def test_a_second_run_changes_nothing(database_machine: StandIn) -> None:
         assert connection.execute("SELECT text FROM note").fetchone() == ("kept",)
 
 
+def test_a_new_role_is_let_in(database_machine: StandIn) -> None:
+    """Another role counts without a restart: the running server reads the new rules."""
+    _boot(database_machine)
+    pid = _pid(database_machine)
+    said = _boot(database_machine, DB_USER="other", DB_NAME="elsewhere")
+    assert "reloaded: pg_hba.conf" in said
+    assert _pid(database_machine) == pid
+    with _connect(database_machine, user="other", dbname="elsewhere") as connection:
+        assert connection.execute("SELECT current_user").fetchone() == ("other",)
+
+
 def test_the_password_is_in_no_file(database_machine: StandIn) -> None:
     """PostgreSQL keeps a hash; neither configuration nor log holds the password."""
     _boot(database_machine)

@@ -9,6 +9,8 @@ import select
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ _DOWN_TIMEOUT_S = 30.0
 
 #: A process whose creation time differs by more is another one under the same id.
 _CLOCK_SHIFT_S = 2.0
+
+_OTHER_VERSION = (
+    "the local cloud was started by another version of Slipway; `slipway local down` ends it"
+)
 
 
 class LocalCloud:
@@ -167,12 +173,15 @@ class LocalCloud:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     if abs(process.create_time() - record.create_time_s) < _CLOCK_SHIFT_S:
                         process.terminate()
-            try:
-                process.wait(_DOWN_TIMEOUT_S)
-            except psutil.TimeoutExpired as error:
-                raise CloudUnavailable(
-                    f"the local cloud's supervisor (process {process.pid}) does not end"
-                ) from error
+            # Its lock goes when it ends; its process id may stay for a while, until somebody
+            # collects it.
+            deadline = time.monotonic() + _DOWN_TIMEOUT_S
+            while self._is_locked():
+                if time.monotonic() > deadline:
+                    raise CloudUnavailable(
+                        f"the local cloud's supervisor (process {process.pid}) does not end"
+                    )
+                time.sleep(0.01)
         self.close()
 
     def close(self) -> None:
@@ -206,6 +215,8 @@ class LocalCloud:
             raise _unavailable(error) from error
         if response.status_code == httpx.codes.OK:
             return response.content
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise CloudUnavailable(_OTHER_VERSION)
         try:
             problem = wire.TEXT.validate_json(response.content)
         except ValidationError:
@@ -231,6 +242,7 @@ class LocalCloud:
                 found = self._read_record()
                 self._socket = found.socket if found else str(wire.socket_path(self._directory))
                 self._http, self._http_pid = self._new_client(self._socket), os.getpid()
+                weakref.finalize(self, self._http.close)
             return self._http
 
     @staticmethod
@@ -305,10 +317,7 @@ class LocalCloud:
                     f"{record.socket}; `slipway local down` ends it"
                 ) from error
             if health.protocol != wire.PROTOCOL:
-                raise CloudUnavailable(
-                    "the local cloud was started by another version of Slipway; "
-                    "`slipway local down` ends it"
-                )
+                raise CloudUnavailable(_OTHER_VERSION)
         with self._lock:
             if record.socket != self._socket:
                 # Not closed: another thread may be using it.

@@ -21,12 +21,25 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 #: nsenter would otherwise leave us in `/`, and a directory opened before entering is the
 #: writable one outside.
 _IN_DIRECTORY = ("/bin/sh", "-c", 'cd "$1" && shift && exec "$@"', "sh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountNamespace:
+    """The mount namespace all processes of a machine share.
+
+    Its number is given to another one as soon as nothing holds it, so whoever looks for processes
+    by it must spare the holder until all have been found.
+    """
+
+    inode: int
+    holder_pid: int
 
 
 class Confinement(Protocol):
@@ -44,8 +57,8 @@ class Confinement(Protocol):
         """The command line that runs ``argv`` in ``cwd`` on the machine in ``root``. Raises
         OSError."""
 
-    def namespace(self, root: Path) -> int | None:
-        """The inode number of the machine's mount namespace: all its processes share it."""
+    def namespace(self, root: Path) -> MountNamespace | None:
+        """The machine's own mount namespace, if it has one now."""
 
     async def release(self, root: Path) -> None:
         """Forget the machine: it is off."""
@@ -69,7 +82,7 @@ class Unconfined:
         del root
         return [*_IN_DIRECTORY, str(cwd), *argv]
 
-    def namespace(self, root: Path) -> int | None:
+    def namespace(self, root: Path) -> MountNamespace | None:
         del root
         return None
 
@@ -102,7 +115,7 @@ class Bubblewrap:
         arguments += ["--bind", str(root), str(root), "--chdir", str(cwd)]
         return [self._bwrap, *arguments, "--", *argv]
 
-    def namespace(self, root: Path) -> int | None:
+    def namespace(self, root: Path) -> MountNamespace | None:
         del root
         return None
 
@@ -127,10 +140,10 @@ class Namespaces:
         self._keep = keep
         self._helper: asyncio.subprocess.Process | None = None
         self._one_at_a_time = asyncio.Lock()
-        self._held: dict[Path, tuple[int, int]] = {}
+        self._held: dict[Path, MountNamespace] = {}
 
     async def command(self, root: Path, argv: Sequence[str], *, cwd: Path) -> list[str]:
-        pid, _ = await self._hold(root)
+        pid = (await self._hold(root)).holder_pid
         enter = [f"--user=/proc/{pid}/ns/user", f"--mount=/proc/{pid}/ns/mnt"]
         return [
             self._nsenter,
@@ -142,30 +155,31 @@ class Namespaces:
             *argv,
         ]
 
-    def namespace(self, root: Path) -> int | None:
-        held = self._held.get(root)
-        return held[1] if held else None
+    def namespace(self, root: Path) -> MountNamespace | None:
+        return self._held.get(root)
 
     async def release(self, root: Path) -> None:
         async with self._one_at_a_time:
             held = self._held.pop(root, None)
             if held:
-                await self._ask({"release": held[0]})
+                await self._ask({"release": held.holder_pid})
 
     async def close(self) -> None:
         if self._helper and self._helper.stdin:
             self._helper.stdin.close()
             await self._helper.wait()
 
-    async def _hold(self, root: Path) -> tuple[int, int]:
+    async def _hold(self, root: Path) -> MountNamespace:
         async with self._one_at_a_time:
-            if root not in self._held:
+            held = self._held.get(root)
+            if held is None or _inode(held.holder_pid) != held.inode:
                 keep = [str(path) for path in self._keep]
-                answer = await self._ask({"hold": str(root), "keep": keep})
-                pid = answer["pid"]
-                namespace = Path(f"/proc/{pid}/ns/mnt").stat().st_ino
-                self._held[root] = (pid, namespace)
-            return self._held[root]
+                pid = (await self._ask({"hold": str(root), "keep": keep}))["pid"]
+                inode = _inode(pid)
+                if inode is None:
+                    raise OSError("the holder of the machine's namespace ended at once")
+                held = self._held[root] = MountNamespace(inode=inode, holder_pid=pid)
+            return held
 
     async def _ask(self, request: dict[str, object]) -> dict[str, int]:
         if self._helper is None or self._helper.returncode is not None:
@@ -192,6 +206,14 @@ class Namespaces:
         if "error" in answer:
             raise OSError(answer["error"])
         return answer
+
+
+def _inode(pid: int) -> int | None:
+    """The number of a process's mount namespace."""
+    try:
+        return Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+    except OSError:
+        return None
 
 
 async def detect(directory: Path) -> Confinement:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -272,5 +273,9 @@ def remove(folder: Path) -> None:
         Path(path).parent.chmod(0o700)
         function(path)
 
-    if folder.exists():
+    if not folder.exists():
+        return
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(folder, onexc=make_writable)
+    else:
         shutil.rmtree(folder, onerror=make_writable)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncssh
 from pydantic import TypeAdapter
@@ -29,6 +29,8 @@ from slipway.clouds.local.reaper import MARK, Reaper
 from slipway.clouds.local.shims import Shims
 from slipway.clouds.local.wire import write_atomically
 from slipway.errors import CloudRefused
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +111,8 @@ class Machine:
         self._power = asyncio.Lock()
         #: Everything that ends when the machine goes down.
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Work on the disk that a cancelled task leaves behind in its thread.
+        self._disk_work: set[asyncio.Future[Any]] = set()
         self._acceptor: asyncssh.SSHAcceptor | None = None
         self._connections: set[asyncssh.SSHServerConnection] = set()
         self._power_button: int | None = None
@@ -242,6 +246,7 @@ class Machine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await asyncio.gather(*self._disk_work, return_exceptions=True)
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None
@@ -273,6 +278,13 @@ class Machine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _on_disk(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do blocking work in a thread; it is waited for even when the caller is cancelled."""
+        future = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        self._disk_work.add(future)
+        future.add_done_callback(self._disk_work.discard)
+        return await asyncio.shield(future)
+
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
@@ -284,7 +296,8 @@ class Machine:
 
     def _fail(self, reason: str) -> None:
         self.print(reason)
-        self.save(state=InstanceState.FAILED, state_reason=reason)
+        if self.record.state in (InstanceState.PENDING, InstanceState.RUNNING):
+            self.save(state=InstanceState.FAILED, state_reason=reason)
 
     def _begin_boot(self) -> None:
         self._booted_at = time.monotonic()
@@ -294,9 +307,9 @@ class Machine:
         record, faults = self.record, self.faults
         if not record.built:
             image = self._around.image_root(record.spec.image_id)
-            await asyncio.to_thread(self._build, image)
+            await self._on_disk(self._build, image)
             self.save(built=True)
-        boot_id = await asyncio.to_thread(disk.prepare_boot, self.root, faults)
+        boot_id = await self._on_disk(disk.prepare_boot, self.root, faults)
         self.save(boots=record.boots + 1)
         self._watch_power_button()
         self.print(
@@ -340,7 +353,8 @@ class Machine:
         return random.uniform(*delay) if isinstance(delay, tuple) else delay
 
     def _save_running(self) -> None:
-        if self.record.state is not InstanceState.RUNNING:
+        # Not when somebody has asked for the machine's end meanwhile.
+        if self.record.state is InstanceState.PENDING:
             self.save(state=InstanceState.RUNNING)
 
     def _choose_port(self) -> None:
@@ -413,7 +427,7 @@ class Machine:
         fault = CloudInitError.NONE
         if self._replaces_host_key():
             await asyncio.sleep(faults.host_key_replaced_after_s or 0.0)
-            await asyncio.to_thread(disk.new_host_key, self.root)
+            await self._on_disk(disk.new_host_key, self.root)
             if self._acceptor is not None:
                 self._acceptor.update(server_host_keys=[str(self.root / disk.HOST_KEY)])
             self._print_host_key()
@@ -429,7 +443,7 @@ class Machine:
                 unsupported = "Unhandled user data: a stand-in machine runs scripts (#!) only"
                 self.print(f"cloud-init: {unsupported}")
         outcome = disk.cloud_init_outcome(fault, user_data_exit_code=code, unsupported=unsupported)
-        await asyncio.to_thread(disk.write_cloud_init_status, self.root, outcome)
+        await self._on_disk(disk.write_cloud_init_status, self.root, outcome)
         self.print("Cloud-init v. 24.1-slipway-local finished")
 
     async def _run_user_data(self, text: str) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from slipway.clouds.local.confinement import MountNamespace
 
 #: Carried by every process of a machine from its first one on; children inherit it.
 MARK = "SLIPWAY_MACHINE_ID"
@@ -26,7 +29,7 @@ class Reaper:
     not once for each."""
 
     def __init__(self) -> None:
-        self._waiting: dict[bool, dict[str, tuple[int | None, asyncio.Future[None]]]] = {
+        self._waiting: dict[bool, dict[str, tuple[MountNamespace | None, asyncio.Future[None]]]] = {
             False: {},
             True: {},
         }
@@ -34,11 +37,13 @@ class Reaper:
         #: How often the process table was read; for tests and the curious.
         self.scans = 0
 
-    async def kill(self, machine_id: str, *, namespace: int | None, graceful: bool) -> None:
+    async def kill(
+        self, machine_id: str, *, namespace: MountNamespace | None, graceful: bool
+    ) -> None:
         """Return when no process of the machine is left. ``graceful`` sends SIGTERM first.
 
-        ``namespace`` is its mount namespace: it also finds a process that cleared its
-        environment. Raises OSError when something cannot be killed.
+        By its ``namespace`` a process that cleared its environment is found as well; the holder
+        is spared. Raises OSError when something cannot be killed.
         """
         waiting = self._waiting[graceful]
         future = asyncio.get_running_loop().create_future()
@@ -69,7 +74,9 @@ class Reaper:
                         future.set_result(None)
         self._running[graceful] = None
 
-    def sweep(self, machine_ids: set[str], *, namespaces: set[int], graceful: bool) -> None:
+    def sweep(
+        self, machine_ids: set[str], *, namespaces: set[MountNamespace], graceful: bool
+    ) -> None:
         """Kill everything of these machines; blocks. Raises OSError."""
         if graceful:
             found = list(self._find(machine_ids, namespaces))
@@ -78,7 +85,7 @@ class Reaper:
                     process.terminate()
             if not found:
                 return
-            psutil.wait_procs(found, timeout=GRACE_S)
+            _wait(found)
         for _ in range(_LOOKS):
             found = list(self._find(machine_ids, namespaces))
             if not found:
@@ -86,24 +93,42 @@ class Reaper:
             for process in found:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(found, timeout=GRACE_S)
+            _wait(found)
         raise OSError(f"{len(found)} processes do not die: {found[0]}")
 
-    def _find(self, machine_ids: set[str], namespaces: set[int]) -> Iterator[psutil.Process]:
+    def _find(
+        self, machine_ids: set[str], namespaces: set[MountNamespace]
+    ) -> Iterator[psutil.Process]:
         self.scans += 1
-        own = os.getpid()
+        spared = {os.getpid(), *(each.holder_pid for each in namespaces)}
+        inodes = {each.inode for each in namespaces}
         for process in psutil.process_iter():
-            if process.pid == own:
+            if process.pid in spared:
                 continue
             try:
                 if process.environ().get(MARK) in machine_ids:
                     if process.status() != psutil.STATUS_ZOMBIE:
                         yield process
-                elif namespaces and _mount_namespace(process.pid) in namespaces:
+                elif inodes and _mount_namespace(process.pid) in inodes:
                     yield process
             except (psutil.Error, OSError):
                 # It ended while we looked, or belongs to somebody else: not ours either way.
                 continue
+
+
+def _wait(processes: list[psutil.Process]) -> None:
+    """Until all have ended, at most `GRACE_S`. Does not collect exit codes, as psutil's own
+    wait would: those of our children belong to the event loop."""
+    end = time.monotonic() + GRACE_S
+    while any(_lives(each) for each in processes) and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _mount_namespace(pid: int) -> int | None:

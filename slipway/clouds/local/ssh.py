@@ -65,10 +65,10 @@ class Drops:
         self._execs = 0
 
     def _take(self) -> bool:
-        if self._left == FOR_EVER:
+        if self._left > 0:
+            self._left -= 1
             return True
-        self._left -= 1
-        return self._left >= 0
+        return self._left == FOR_EVER
 
     def after_s(self) -> float | None:
         """When the connection that opens now will break."""
@@ -319,6 +319,8 @@ class _Session:
             self._sent_bytes += len(chunk)
             if self._guest.drops.at_bytes(self._sent_bytes):
                 self._abort()
+                # One broken connection counts once.
+                return
 
     async def _pump_input(self, to_child: asyncio.StreamWriter) -> None:
         while True:

@@ -24,6 +24,12 @@ python="${SLIPWAY_PYTHON:-python3}"
 prog="$root/usr/local/lib/app-server/app_server.py"
 config=/etc/app-server/config.json
 
+# The address other servers reach this one at; the loopback where it has none.
+first_ipv4() {
+  hostname -I | awk '{ for (i = 1; i <= NF; i++) if ($i ~ /[.]/) { print $i; found = 1; exit } }
+    END { if (!found) print "127.0.0.1" }'
+}
+
 if [ -n "$root" ]; then
   address="${SLIPWAY_ADDRESS:-127.0.0.1}"
   self="$address"
@@ -98,7 +104,7 @@ else
     systemctl --quiet enable --now app-server
     echo "started: app-server, now and after every reboot"
   fi
-  self="${SLIPWAY_ADDRESS:-$(hostname -I | cut -d ' ' -f 1)}"
+  self="${SLIPWAY_ADDRESS:-$(first_ipv4)}"
 fi
 if [ -n "${SLIPWAY_OUTPUT:-}" ]; then
   printf 'url=%s\n' "http://$self:8000/" >>"$SLIPWAY_OUTPUT"

@@ -90,19 +90,16 @@ if [ -f "$root$conf" ] && [ ! -e "$root$conf.image" ] && ! grep -qxF "$ours" "$r
   echo "kept: $conf.image, the image's own file"
 fi
 
-{
-  echo "$ours"
-  for server in $servers; do
-    echo "server $server iburst"
-  done
-  # The first three updates may jump; after that a running database must not see time go back. A
-  # clock that is wrong later is the clock gate's business, which steps it with chronyc.
-  cat <<'CONF'
+# The first three updates may jump; after that a running database must not see time go back. A clock
+# that is wrong later is the clock gate's business, which steps it with chronyc.
+lines="$(for server in $servers; do echo "server $server iburst"; done)"
+put_file "$conf" 0644 <<CONF
+$ours
+$lines
 driftfile /var/lib/chrony/drift
 makestep 1 3
 rtcsync
 CONF
-} | put_file "$conf" 0644
 
 if [ -n "$root" ]; then
   echo "left out: chronyd, because a stand-in machine has the clock of the computer it runs on"

@@ -14,10 +14,17 @@
 set -euo pipefail
 
 root="${SLIPWAY_ROOT:-}"
+
+# The address other servers reach this one at; the loopback where it has none.
+first_ipv4() {
+  hostname -I | awk '{ for (i = 1; i <= NF; i++) if ($i ~ /[.]/) { print $i; found = 1; exit } }
+    END { if (!found) print "127.0.0.1" }'
+}
+
 if [ -n "$root" ]; then
   where="$(cat "$root/run/hello-web/listen")"
 else
-  where="${SLIPWAY_ADDRESS:-$(hostname -I | cut -d ' ' -f 1)}:${PORT:-8080}"
+  where="${SLIPWAY_ADDRESS:-$(first_ipv4)}:${PORT:-8080}"
 fi
 exec "${SLIPWAY_PYTHON:-python3}" - "http://$where/" <<'PYTHON'
 import sys, urllib.request

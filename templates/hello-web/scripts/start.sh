@@ -14,6 +14,12 @@ root="${SLIPWAY_ROOT:-}"
 python="${SLIPWAY_PYTHON:-python3}"
 prog="$root/usr/local/lib/hello-web/hello_web.py"
 
+# The address other servers reach this one at; the loopback where it has none.
+first_ipv4() {
+  hostname -I | awk '{ for (i = 1; i <= NF; i++) if ($i ~ /[.]/) { print $i; found = 1; exit } }
+    END { if (!found) print "127.0.0.1" }'
+}
+
 if [ -n "$root" ]; then
   # The environment of a process can be read while it runs: the secret stays out of it.
   env -u API_TOKEN "$python" "$prog" start --address "${SLIPWAY_ADDRESS:-127.0.0.1}"
@@ -27,7 +33,7 @@ else
     systemctl --quiet enable --now hello-web
     echo "started: hello-web, now and after every reboot"
   fi
-  address="${SLIPWAY_ADDRESS:-$(hostname -I | cut -d ' ' -f 1)}"
+  address="${SLIPWAY_ADDRESS:-$(first_ipv4)}"
   port="$("$python" -c 'import json; print(json.load(open("/etc/hello-web/page.json"))["port"])')"
   where="$address:$port"
 fi

@@ -29,6 +29,12 @@ case "$DB_PORT" in
   *[!0-9]* | '') echo "DB_PORT must be a number from 1 to 65535, not '$DB_PORT'" >&2; exit 2 ;;
 esac
 
+# The address other servers reach this one at; the loopback where it has none.
+first_ipv4() {
+  hostname -I | awk '{ for (i = 1; i <= NF; i++) if ($i ~ /[.]/) { print $i; found = 1; exit } }
+    END { if (!found) print "127.0.0.1" }'
+}
+
 # put_file PATH MODE: standard input becomes the file, whole or not at all; the paths here are full.
 put_file() {
   local new
@@ -98,7 +104,7 @@ CONF
   }
   running() { "$bindir/pg_ctl" --pgdata="$data" status >/dev/null; }
 else
-  address="${SLIPWAY_ADDRESS:-$(hostname -I | cut -d ' ' -f 1)}"
+  address="${SLIPWAY_ADDRESS:-$(first_ipv4)}"
   # runuser leaves the environment as it is, which is how DB_PASSWORD reaches psql unseen by ps.
   current_port="$(cat /var/lib/slipway/postgres-port 2>/dev/null || echo 5432)"
   as_postgres() {
@@ -135,21 +141,22 @@ fi
 
 # Our block goes first: the first line that matches a connection decides. What the distribution
 # wrote stays below it.
-{
+rules="$(
   echo "# slipway: begin"
-  while IFS= read -r network; do
+  printf '%s\n' "$allow" | while IFS= read -r network; do
     if [ -n "$network" ]; then
       printf 'host "%s" "%s" %s scram-sha-256\n' "$DB_NAME" "$DB_USER" "$network"
     fi
-  done <<LIST
-$allow
-LIST
+  done
   if [ -n "$root" ]; then
-    printf 'host all postgres 127.0.0.0/8 scram-sha-256\n'
+    echo "host all postgres 127.0.0.0/8 scram-sha-256"
   fi
   echo "# slipway: end"
   sed '/^# slipway: begin$/,/^# slipway: end$/d' "$hba"
-} | put_file "$hba" 0600
+)"
+put_file "$hba" 0600 <<CONF
+$rules
+CONF
 rules="$wrote"
 
 if [ "$settings" = yes ] || ! running; then

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints what was measured beside a peer or the physical limit, in one run."""

@@ -1,0 +1,116 @@
+"""The command line with its engine: where ``slipway`` begins."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from slipway.cli import app
+from slipway.cli.wiring import EngineServer, EngineStatus, Wiring
+
+if TYPE_CHECKING:
+    from slipway.launches.engine import Engine
+    from slipway.launches.services import Services
+    from slipway.settings import Settings
+
+#: How long a server that runs may take to answer.
+HEALTH_TIMEOUT_S = 5.0
+
+
+class PrefectControl:
+    """The server of ``PREFECT_API_URL`` where that is set, else the one of the state directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        from deployments.prefect_server import PrefectServer
+
+        self._server = PrefectServer(settings.state_dir)
+        self._given = os.environ.get("PREFECT_API_URL", "")
+
+    def up(self) -> str:
+        if self._given:
+            return self._given.removesuffix("/api")
+        return self._server.up().ui_url
+
+    def down(self) -> bool:
+        return self._server.down()
+
+    def status(self) -> EngineStatus:
+        """Asks the server itself: a process that runs may still not answer."""
+        if self._given:
+            ui_url = self._given.removesuffix("/api")
+            return EngineStatus(
+                reachable=not (problem := _problem(self._given)),
+                ui_url=ui_url,
+                api_url=self._given,
+                ours=False,
+                problem=problem,
+            )
+        found = self._server.find()
+        log_file = str(self._server.log_file)
+        if found is None:
+            problem = "no Prefect server runs for this state directory"
+            return EngineStatus(
+                reachable=False,
+                ui_url="",
+                api_url="",
+                ours=True,
+                log_file=log_file,
+                problem=problem,
+            )
+        problem = _problem(found.api_url)
+        return EngineStatus(
+            reachable=not problem,
+            ui_url=found.ui_url,
+            api_url=found.api_url,
+            ours=True,
+            pid=found.pid,
+            log_file=log_file,
+            problem=problem,
+        )
+
+
+_: type[EngineServer] = PrefectControl
+
+
+def _problem(api_url: str) -> str:
+    import httpx
+
+    try:
+        answer = httpx.get(f"{api_url}/health", timeout=HEALTH_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return f"{api_url} does not answer: {error}"
+    return "" if answer.status_code == 200 else f"{api_url} answers {answer.status_code}"
+
+
+def _engine(settings: Settings) -> Engine:
+    from deployments.local_engine import LocalEngine
+
+    return LocalEngine(settings)
+
+
+def _services(settings: Settings) -> Services:
+    from slipway.launches.services import build_services
+
+    return build_services(settings)
+
+
+def _server(settings: Settings) -> EngineServer:
+    return PrefectControl(settings)
+
+
+def _demo(settings: Settings, *, faults: bool, keep: bool) -> int:
+    from deployments.demo import run
+
+    return run(settings, WIRING, faults=faults, keep=keep)
+
+
+WIRING = Wiring(engine=_engine, services=_services, server=_server, demo=_demo)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(obj=WIRING)
+
+
+if __name__ == "__main__":
+    main()

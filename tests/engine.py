@@ -1,0 +1,89 @@
+"""Flows in tests: without an engine for most, with Prefect's own server for a few."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import inspect
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import psutil
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_LOGGING_LEVEL,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    temporary_settings,
+)
+from prefect.tasks import Task
+
+from deployments.prefect_server import PrefectServer, ServerProcess
+
+#: Tests that need the server run on one worker, so that there is one server.
+GROUP = "prefect-server"
+
+
+def call_without_engine(task: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What calling a task comes to without an engine: its function, and its own retry rule
+    without the pauses."""
+    if not inspect.iscoroutinefunction(task.fn):
+        return task.fn(*args, **kwargs)
+
+    async def run() -> Any:
+        left = task.retries
+        while True:
+            try:
+                return await task.fn(*args, **kwargs)
+            except Exception as error:
+                state = SimpleNamespace(data=error)
+                if not left or not task.retry_condition_fn(task, None, state):
+                    raise
+                left -= 1
+
+    return run()
+
+
+@contextlib.contextmanager
+def no_engine() -> Iterator[None]:
+    """Inside the block tasks are plain coroutines: no server, no run records."""
+    with mock.patch.object(Task, "__call__", call_without_engine):
+        yield
+
+
+@contextlib.contextmanager
+def prefect_server(shared: Path) -> Iterator[ServerProcess]:
+    """A Prefect server for the block, and this process as its client; whoever comes first starts
+    it, the last one to leave stops it."""
+    server = PrefectServer(shared)
+    users = shared / "users"
+    users.mkdir(parents=True, exist_ok=True)
+    here = users / str(os.getpid())
+    with _turn(shared):
+        here.touch()
+        found = server.up()
+    try:
+        settings = {
+            PREFECT_API_URL: found.api_url,
+            PREFECT_HOME: server.home,
+            PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
+            PREFECT_LOGGING_LEVEL: "WARNING",
+        }
+        with temporary_settings(settings):
+            yield found
+    finally:
+        with _turn(shared):
+            here.unlink()
+            if not any(psutil.pid_exists(int(user.name)) for user in users.iterdir()):
+                server.down()
+
+
+@contextlib.contextmanager
+def _turn(shared: Path) -> Iterator[None]:
+    with (shared / "turn.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,5 @@
+#!/usr/bin/env ruby
+# ---
+# RightScript Name: Cache
+# ...
+puts 1

@@ -1,0 +1,6 @@
+# ---
+# RightScript Name: Drain
+# Inputs: {}
+# Attachments: []
+# ...
+exit 0
