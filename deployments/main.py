@@ -76,7 +76,8 @@ def _problem(api_url: str) -> str:
     import httpx
 
     try:
-        answer = httpx.get(f"{api_url}/health", timeout=HEALTH_TIMEOUT_S)
+        ours = api_url.startswith("http://127.0.0.1:")
+        answer = httpx.get(f"{api_url}/health", timeout=HEALTH_TIMEOUT_S, trust_env=not ours)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         return f"{api_url} does not answer: {error}"
     return "" if answer.status_code == 200 else f"{api_url} answers {answer.status_code}"

@@ -229,7 +229,7 @@ def ssh(
     launch = find_launch(services, server)
     arguments = ssh_arguments(services, launch, command or [])
     try:
-        os.execvp(arguments[0], arguments)  # noqa: S606 - a list, and no shell on purpose
+        os.execvp(arguments[0], arguments)
     except FileNotFoundError as error:
         raise SlipwayError("there is no program 'ssh' on PATH; install OpenSSH's client") from error
 

@@ -289,6 +289,6 @@ def _phases(steps: list[Step]) -> list[tuple[str, list[Step]]]:
         found.setdefault(name, []).append(step)
     titles = {"launch": "launch", "end": "decommission"}
     return [
-        (titles.get(name, f"{name.split(':')[1]} on {when(chosen[0].started_at)}"[0:60]), chosen)
+        (titles.get(name) or f"{name.split(':')[1]}, {when(chosen[0].started_at)}", chosen)
         for name, chosen in found.items()
     ]

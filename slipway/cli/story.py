@@ -16,6 +16,9 @@ from slipway.records import AuditKind
 if TYPE_CHECKING:
     from slipway.records import AuditEntry
 
+#: A summary longer than this is cut; `audit show` has all of it.
+_SUMMARY_LENGTH = 160
+
 #: Most titles fit; a longer one pushes the rest of its line to the right.
 _TITLE_WIDTH = 32
 
@@ -88,9 +91,11 @@ class Story:
         if self._full:
             self._line(entry, sign, f"{entry.summary}  ({seconds(took_s)})", style)
             return
-        took = seconds(took_s)
+        took, said = seconds(took_s), entry.summary
+        if good and len(said) > _SUMMARY_LENGTH:
+            said = said[: _SUMMARY_LENGTH - 2].rstrip() + " …"
         if not self.console.is_terminal:
-            line = f"  {sign} {title:<{_TITLE_WIDTH}} {took:>9}  {entry.summary}"
+            line = f"  {sign} {title:<{_TITLE_WIDTH}} {took:>9}  {said}"
             self.console.print(Text(line.rstrip()))
             return
         # A table, so that a long summary wraps below itself.
@@ -99,7 +104,7 @@ class Story:
         grid.add_column(width=_TITLE_WIDTH, overflow="fold")
         grid.add_column(width=9, justify="right")
         grid.add_column(ratio=1, overflow="fold")
-        summary = Text(entry.summary, style="dim" if good else "red")
+        summary = Text(said, style="dim" if good else "red")
         grid.add_row(Text(sign, style=style), Text(title), Text(took, style="dim"), summary)
         self.console.print(grid)
 

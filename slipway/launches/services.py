@@ -6,22 +6,19 @@ import contextlib
 import functools
 import os
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.exc import IntegrityError
 
 from slipway.clock import Clock, SystemClock
 from slipway.clouds.base import Cloud
-from slipway.clouds.local import LocalCloud
 from slipway.database import Database
 from slipway.records import Installation
-from slipway.remote.base import Connector
-from slipway.remote.ssh import SshConnector
+from slipway.remote.base import Connector, Endpoint, Remote
 from slipway.servertemplates import ResolvedTemplate, TemplateStore
 from slipway.settings import Settings
 from slipway.vault import Vault
@@ -75,6 +72,50 @@ def _committed_script(store: TemplateStore, sha256: str) -> bytes:
     return store.script(sha256)
 
 
+class LazyClouds(Mapping[str, Cloud]):
+    """Clouds by name, each made when it is first asked for: what speaks to it takes a while to
+    import, and most commands only read records."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Cloud]]) -> None:
+        self._makers = makers
+        self._made: dict[str, Cloud] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Cloud:
+        maker = self._makers[name]
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = maker()
+            return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+class LazySsh:
+    """An `SshConnector` that is imported, fabric and all, for the first connection."""
+
+    def __init__(self, *, max_connections: int) -> None:
+        self._max_connections = max_connections
+        self._made: Connector | None = None
+        self._lock = threading.Lock()
+
+    def connect(self, endpoint: Endpoint, *, timeout_s: float) -> Remote:
+        """See `Connector`."""
+        with self._lock:
+            if self._made is None:
+                from slipway.remote.ssh import SshConnector
+
+                self._made = SshConnector(max_connections=self._max_connections)
+        return self._made.connect(endpoint, timeout_s=timeout_s)
+
+
+_: type[Connector] = LazySsh
+
+
 def build_services(settings: Settings, *, clock: Clock | None = None) -> Services:
     """The real services for these settings, with the database at its newest schema."""
     clock = clock or SystemClock()
@@ -85,11 +126,17 @@ def build_services(settings: Settings, *, clock: Clock | None = None) -> Service
         settings=settings,
         database=database,
         clock=clock,
-        clouds={"local": LocalCloud(settings)},
+        clouds=LazyClouds({"local": lambda: _local_cloud(settings)}),
         templates=TemplateStore(database, settings.templates_dir, clock),
         vault=Vault(database, settings.state_dir / "keys" / "vault.key", clock),
-        connector=SshConnector(max_connections=settings.max_connections),
+        connector=LazySsh(max_connections=settings.max_connections),
     )
+
+
+def _local_cloud(settings: Settings) -> Cloud:
+    from slipway.clouds.local import LocalCloud
+
+    return LocalCloud(settings)
 
 
 def _installation_id(database: Database, clock: Clock) -> str:
@@ -106,6 +153,9 @@ def _installation_id(database: Database, clock: Clock) -> str:
 
 
 def _public_key(key_file: Path) -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     if not key_file.exists():
         key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Linked into place complete, so that of two first uses at once one key wins.

@@ -268,14 +268,17 @@ class _Import:
         try:
             found = find_header(text)
         except ValueError as error:
+            # Ours is found first; what was meant to be one stays as comments.
             self._note(f"{written}:1", f"{error}; its inputs are not known")
-            return text, nothing, "#", ""
+            first = 1 if text.startswith("#!") else 0
+            return "".join(lines[:first]), nothing, "#", "".join(lines[first:])
         if found is None:
             headless = next((i for i, line in enumerate(lines) if _HEADLESS.match(line)), None)
             if headless is None:
-                return (lines[0] if lines else ""), nothing, "#", "".join(lines[1:])
+                first = 1 if text.startswith("#!") else 0
+                return "".join(lines[:first]), nothing, "#", "".join(lines[first:])
             self._note(f"{written}:{headless + 1}", "the metadata has no '# ---' before it; read")
-            lines.insert(headless, _HEADLESS.sub("# ---\n", lines[headless])[:6])
+            lines.insert(headless, "# ---\n")
             return self._split(written, "".join(lines))
         begin, count = found.first_line - 2, len(found.text.split("\n")) if found.text else 0
         located, problems = load(
@@ -379,7 +382,11 @@ class _Import:
         if written == "blank":
             return {"default": [] if is_list else "", "type": "list" if is_list else "text"}
         if kind == "cred" and rest:
-            return {"type": "secret", "default": f"cred:{rest}"}
+            credential = re.sub(r"[^A-Za-z0-9_./-]+", "_", rest).lstrip("./-") or name
+            if credential != rest:
+                what = f"{name}: the credential {rest!r} has to be called {credential!r} here"
+                self._note(where, what)
+            return {"type": "secret", "default": f"cred:{credential}"}
         if kind == "key":
             self._note(
                 where,

@@ -29,6 +29,7 @@ from slipway.settings import Settings
 _START_TIMEOUT_S = 60.0
 _CALL_TIMEOUT_S = 60.0
 _DOWN_TIMEOUT_S = 30.0
+_ANSWER_TIMEOUT_S = 10.0
 
 #: A process whose creation time differs by more is another one under the same id.
 _CLOCK_SHIFT_S = 2.0
@@ -300,28 +301,41 @@ class LocalCloud:
         return False
 
     def _ensure_running(self) -> None:
+        """Start the supervisor unless one answers. Raises `CloudUnavailable`."""
         with self._starting():
-            found = self._supervisor()
-            if found is None:
-                self._start_supervisor()
-                found = self._supervisor()
-            if found is None:
-                raise CloudUnavailable(f"the local cloud ended at once; see {self._log_path()}")
-            process, record = found
-            try:
-                with self._new_client(record.socket) as client:
-                    health = wire.HEALTH.validate_json(client.get("/health").content)
-            except (httpx.HTTPError, ValidationError) as error:
-                raise CloudUnavailable(
-                    f"the local cloud's supervisor (process {process.pid}) does not answer on "
-                    f"{record.socket}; `slipway local down` ends it"
-                ) from error
-            if health.protocol != wire.PROTOCOL:
-                raise CloudUnavailable(_OTHER_VERSION)
+            deadline = time.monotonic() + _ANSWER_TIMEOUT_S
+            while (record := self._answering()) is None:
+                # One that is ending holds its lock for a moment longer than its socket.
+                if time.monotonic() > deadline:
+                    raise CloudUnavailable(
+                        "the local cloud's supervisor runs and does not answer; "
+                        "`slipway local down` ends it"
+                    )
+                time.sleep(0.02)
         with self._lock:
             if record.socket != self._socket:
                 # Not closed: another thread may be using it.
                 self._http = None
+
+    def _answering(self) -> wire.SupervisorRecord | None:
+        """The record of a supervisor that answers, started if none runs; None while one runs that
+        does not answer. Raises `CloudUnavailable`."""
+        if not self._is_locked():
+            self._start_supervisor()
+        found = self._supervisor()
+        if found is None or not Path(found[1].socket).exists():
+            return None
+        try:
+            with self._new_client(found[1].socket) as client:
+                answer = client.get("/health", timeout=_ANSWER_TIMEOUT_S)
+                health = wire.HEALTH.validate_json(answer.content)
+        except httpx.HTTPError:
+            return None
+        except ValidationError as error:
+            raise CloudUnavailable(_OTHER_VERSION) from error
+        if health.protocol != wire.PROTOCOL:
+            raise CloudUnavailable(_OTHER_VERSION)
+        return found[1]
 
     def _log_path(self) -> Path:
         return self._directory / "supervisor.log"
