@@ -229,7 +229,7 @@ def record(services: Services, plans: Sequence[Plan]) -> list[Launch]:
 def submit(found: Session, launches: Sequence[Launch], fields: Mapping[str, Any]) -> Submission:
     """Hand recorded launches over to the engine, known by their keys and without secrets. Raises
     `EngineFailed` saying how to go on."""
-    requests = [_request(each, fields).model_dump(mode="json") for each in launches]
+    requests = [request_of(each, fields).model_dump(mode="json") for each in launches]
     if len(requests) == 1:
         flow: FlowName = "launch_server"
         parameters: dict[str, Any] = {"request": requests[0]}
@@ -251,7 +251,7 @@ def say_known(known: Sequence[Launch]) -> None:
         say(f"this key is known: launch {launch.id} of {launch.server_name}, {launch.status}")
 
 
-def _request(launch: Launch, fields: Mapping[str, Any]) -> LaunchRequest:
+def request_of(launch: Launch, fields: Mapping[str, Any]) -> LaunchRequest:
     """What the flow finds the recorded launch by."""
     from slipway.launches.requests import LaunchRequest
 

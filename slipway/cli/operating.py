@@ -229,7 +229,7 @@ def ssh(
     launch = find_launch(services, server)
     arguments = ssh_arguments(services, launch, command or [])
     try:
-        os.execvp(arguments[0], arguments)
+        os.execvp(arguments[0], arguments)  # noqa: S606 - no shell, and that is the point
     except FileNotFoundError as error:
         raise SlipwayError("there is no program 'ssh' on PATH; install OpenSSH's client") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -30,11 +31,17 @@ def wants_json(context: typer.Context) -> bool:
     return bool(context.find_root().meta.get(_WANTS_JSON))
 
 
+#: Where nobody looks on, tables are as wide as they need to be, within reason.
+_WIDTH_OF_FILES = 200
+
+
 def stdout() -> Console:
     """For what was asked for."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    width = _WIDTH_OF_FILES if wide else None
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=width)
 
 
 def stderr() -> Console:

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 class Session:
     """What commands work with; everything is made at first use."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: Wiring, settings: Settings | None = None) -> None:
         self.wiring = wiring
+        self._settings = settings
 
     @functools.cached_property
     def settings(self) -> Settings:
-        """Read from the environment. Raises `InvalidInput` naming the variable."""
+        """Those given, else read from the environment. Raises `InvalidInput` naming the
+        variable."""
+        if self._settings is not None:
+            return self._settings
         from pydantic import ValidationError
 
         from slipway.errors import InvalidInput, Problem

@@ -27,12 +27,16 @@ class Story:
     """Prints entries in order as they come.
 
     A step is one line when it ends. ``full`` prints every entry with its number and time, as the
-    record has it; otherwise the beginning of a step is only shown when something happens inside.
+    record has it; otherwise the beginning of a step is only shown when it takes its time. Without
+    ``output``, what scripts print is left out.
     """
 
-    def __init__(self, console: Console | None = None, *, full: bool = False) -> None:
+    def __init__(
+        self, console: Console | None = None, *, full: bool = False, output: bool = True
+    ) -> None:
         self.console = console or stdout()
         self._full = full
+        self._shows_output = output
         self._header_due = ""
         self._partial: dict[str, bytes] = {}
         #: The step that runs now, and since when; empty between steps.
@@ -139,4 +143,5 @@ class Story:
         for line in data.decode("utf-8", "replace").split("\n"):
             shown = printable(line.rstrip("\r"))
             self.last_output = [*self.last_output[-9:], shown]
-            self.console.print(Text(f"{indent}│ {shown}", style="dim"))
+            if self._shows_output:
+                self.console.print(Text(f"{indent}│ {shown}", style="dim"))

@@ -81,6 +81,7 @@ def watch(
     console: Console | None = None,
     after: int = 0,
     until: Callable[[Launch, Story], bool] | None = None,
+    output: bool = True,
 ) -> Watched:
     """Print what happens to a launch from entry ``after`` on until it is over.
 
@@ -88,7 +89,7 @@ def watch(
     without a submission, one the launch is in. `KeyboardInterrupt` passes through.
     """
     subject, clock = subject_of(launch.id), services.clock
-    story = Story(console)
+    story = Story(console, output=output)
     begun_at, told_at = clock.monotonic(), clock.monotonic()
     done = until or (lambda now, told: is_over(now) and (told.status != "" or submission is None))
     with _bottom_line(story, launch, lambda: clock.monotonic() - begun_at) as refresh:

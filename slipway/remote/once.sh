@@ -182,10 +182,12 @@ supervise() {
   boot
   uptime_s
   identity $$ || exit 5
+  # Whatever can fail is done before the claim: after it, failing would be an interruption.
+  mkfifo "$R/timer.$nonce" || exit 5
   f="$R/claim.$nonce"
   printf '%s %s %s %s %s %s\n' "$nonce" $$ "$I" "$B" "$T" "$digest" >"$f" || exit 5
   if ! ln "$f" "$R/claim" 2>/dev/null; then
-    rm -f "$f" "$R/upload.$nonce"
+    rm -f "$f" "$R/upload.$nonce" "$R/timer.$nonce"
     exit 0
   fi
   mv -f "$R/upload.$nonce" "$R/script"
@@ -203,14 +205,13 @@ supervise() {
     printf '%s %s\n' "$s" "$I" >"$R/pid.new"
     mv -f "$R/pid.new" "$R/pid"
   fi
-  mkfifo "$R/timer" || exit 5
-  exec 4<>"$R/timer" 5<"$R/timer"
+  exec 4<>"$R/timer.$nonce" 5<"$R/timer.$nonce"
   sleep "$timeout" </dev/null >/dev/null 2>&1 5<&- &
   timer=$!
   watchdog "$s" </dev/null >/dev/null 2>&1 &
   w=$!
   exec 4<&- 5<&-
-  rm -f "$R/timer"
+  rm -f "$R/timer.$nonce"
   wait "$s"
   code=$?
   : >"$R/ended"

@@ -32,7 +32,8 @@ _ENV = re.compile(
     r"(?P<attribute>private_ip|public_ip|name|outputs\.[A-Za-z0-9_.-]+)\Z"
 )
 _CRED = re.compile(r"cred:(?P<name>[A-Za-z0-9_][A-Za-z0-9_./-]*)\Z")
-_INT = re.compile(r"[-+]?[0-9]+\Z")
+#: More digits than any number has that a script can calculate with.
+_INT = re.compile(r"[-+]?[0-9]{1,18}\Z")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 #: Names a script's environment needs for itself; an input of that name would break the shell.
 _RESERVED = frozenset(
@@ -414,7 +415,7 @@ def _parse_list(declared: InputDeclaration, given: Any) -> tuple[dict[str, Any],
         if given.lstrip().startswith("["):
             try:
                 given = json.loads(given)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return {}, f"{_show(given)} begins like a JSON list and is not one"
         else:
             given = [item.strip() for item in given.split(",")] if given.strip() else []

@@ -429,7 +429,7 @@ class _Import:
     def _array_value(self, where: str, name: str, rest: str) -> dict[str, Any]:
         try:
             items = json.loads(rest)
-        except ValueError:
+        except (ValueError, RecursionError):
             items = None
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             self._note(where, f"{name}: array:{rest} is not a list of values; it was left out")

@@ -42,6 +42,7 @@ _CORE_TAGS = {
     "tag:yaml.org,2002:merge",
     "tag:yaml.org,2002:value",
 }
+_MOST_DIGITS = 18
 #: Deeper than any document of ours; a bound, because the reader recurses.
 _MAX_DEPTH = 50
 #: Aliases multiply: a kilobyte can spell out a billion values.
@@ -187,7 +188,10 @@ class _Builder:
             self._problem(node, path, what + f"{int(text, 0) if 'x' in text else text.lstrip('0')}")
             return text
         if _INT.match(text):
-            return int(text)
+            if len(text.lstrip("+-")) <= _MOST_DIGITS:
+                return int(text)
+            self._problem(node, path, "a number of this size has to be text; write it in quotes")
+            return text
         if _FLOAT.match(text):
             what = f'{text} is a number that may lose digits; write "{text}" in quotes, or a whole'
             self._problem(node, path, f"{what} number")

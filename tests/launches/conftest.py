@@ -26,7 +26,9 @@ def launch_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalClou
 @pytest.fixture
 def quick_gates(monkeypatch: pytest.MonkeyPatch) -> None:
     """The two probes of the boot gate come at once: what they see is what counts here."""
-    quick = dataclasses.replace(slipway.gates.linux.LINUX, spacing_s=0.05, first_pause_s=0.05)
+    quick = dataclasses.replace(
+        slipway.gates.linux.LINUX, spacing_s=0.05, first_pause_s=0.05, max_pause_s=0.2
+    )
     monkeypatch.setattr(slipway.gates.linux, "LINUX", quick)
 
 

@@ -182,9 +182,7 @@ def test_entries_are_rolled_back_with_what_they_tell(any_database: Database) -> 
 
 def test_the_same_piece_of_output_cannot_be_recorded_twice(any_database: Database) -> None:
     """The database itself refuses a second entry for the same offset of a stream."""
-    note = Note(
-        kind=AuditKind.OUTPUT, summary="", stream="run", offset=0, raw_bytes=2, data=b"ab"
-    )
+    note = Note(kind=AuditKind.OUTPUT, summary="", stream="run", offset=0, raw_bytes=2, data=b"ab")
     with any_database.transaction() as connection:
         audit.append(connection, SUBJECT, [note], actor="tests", at=AT)
     with pytest.raises(sa.exc.IntegrityError), any_database.transaction() as connection:
@@ -388,12 +386,14 @@ def covered_by_another(
     part that is left over is not the whole of this one."""
     del raw, start
     return all(
-        any(body[: border].endswith(secret.encode()) for secret in secrets) for border in inside
+        any(body[:border].endswith(secret.encode()) for secret in secrets) for border in inside
     )
 
 
 @given(
-    words=st.lists(st.sampled_from(["hello ", "SECRET-VALUE", "\n", "SECRET", "-VAL"]), max_size=60),
+    words=st.lists(
+        st.sampled_from(["hello ", "SECRET-VALUE", "\n", "SECRET", "-VAL"]), max_size=60
+    ),
     places=st.lists(st.integers(0, 700), max_size=30),
     flush=st.integers(1, 64),
 )
@@ -411,9 +411,7 @@ def test_any_chunking_gives_the_same_masked_total(
 
 def test_feeding_again_what_was_fed_changes_nothing() -> None:
     """A follower that comes back hands in bytes a second time; they are dropped."""
-    recorder = OutputRecorder(
-        stream="run", step="s", offset=0, masker=Masker(), clock=FakeClock()
-    )
+    recorder = OutputRecorder(stream="run", step="s", offset=0, masker=Masker(), clock=FakeClock())
     assert recorder.feed(0, b"hello ") == []
     assert recorder.feed(0, b"hello wor") == []
     assert recorder.feed(2, b"llo world") == []
@@ -424,9 +422,7 @@ def test_feeding_again_what_was_fed_changes_nothing() -> None:
 
 def test_a_gap_in_the_output_is_refused() -> None:
     """Bytes that never came cannot be skipped silently."""
-    recorder = OutputRecorder(
-        stream="run", step="s", offset=5, masker=Masker(), clock=FakeClock()
-    )
+    recorder = OutputRecorder(stream="run", step="s", offset=5, masker=Masker(), clock=FakeClock())
     with pytest.raises(ValueError, match="output goes on at byte 6, expected 5"):
         recorder.feed(6, b"x")
 

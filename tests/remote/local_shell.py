@@ -43,5 +43,3 @@ class LocalShell(FakeRemote):
             stderr=stderr.decode(errors="replace"),
             duration_s=0.0,
         )
-
-

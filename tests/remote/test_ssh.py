@@ -46,9 +46,7 @@ def test_large_input_and_output_cross_together(connect: Connect) -> None:
     """Input beyond the channel's window does not dead-lock with output nobody has read yet."""
     data = bytes(range(256)) * 20_000
     got: list[bytes] = []
-    result = connect().run(
-        Command(text="cat", timeout_s=60, stdin=data), on_stdout=got.append
-    )
+    result = connect().run(Command(text="cat", timeout_s=60, stdin=data), on_stdout=got.append)
     assert b"".join(got) == data
     assert len(result.stdout) <= 64 * 1024
 
@@ -159,9 +157,7 @@ def test_a_put_cut_off_leaves_the_old_file(connect: Connect, server: SshServer) 
 
 def test_host_key_is_pinned_or_told(server: SshServer, connector: SshConnector) -> None:
     """Without a pinned key the first one is trusted and told; a pinned one must match."""
-    first = connector.connect(
-        dataclasses.replace(server.endpoint, host_key=None), timeout_s=20
-    )
+    first = connector.connect(dataclasses.replace(server.endpoint, host_key=None), timeout_s=20)
     assert first.host_key == server.host_key
     first.close()
     connector.connect(server.endpoint, timeout_s=20).close()

@@ -64,6 +64,8 @@ def test_values_become_their_type(kind: str, given_value: Any, value: Any, text:
         ({"type": "int"}, 1.5, "write it as text"),
         ({"type": "int", "min": 1, "max": 9}, 10, "10 is more than the maximum of 9"),
         ({"type": "int", "min": 1}, "0", "0 is less than the minimum of 1"),
+        ({"type": "int"}, "9" * 5000, "is not a whole number"),
+        ({"type": "list"}, "[" * 100_000, "begins like a JSON list"),
         ({"type": "bool"}, "yes", "'yes' is not true or false"),
         ({"type": "bool"}, 1, "1 is not true or false"),
         ({"type": "text"}, True, 'write "true" in quotes'),

@@ -48,6 +48,7 @@ def test_scalars_are_those_of_the_core_schema(written: str, read: Any) -> None:
         ("a: 1e3", "in quotes"),
         ("a: .inf", "in quotes"),
         ("a: 1\na: 2", "twice, first on line 1"),
+        ("a: " + "9" * 5000, "has to be text"),
         ("a: &x 1\nb: *x", "anchors and aliases"),
         ("a: &x {c: 1}\nb: {<<: *x}", "merge keys"),
         ("a: !!python/object:os.system x", "the tag 'tag:yaml.org,2002:python/object:os.system'"),
@@ -104,7 +105,7 @@ _TRICKY = st.sampled_from(
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | _TEXT | _TRICKY,
+        st.none() | st.booleans() | st.integers(-(10**18) + 1, 10**18 - 1) | _TEXT | _TRICKY,
         lambda inner: (
             st.lists(inner, max_size=4) | st.dictionaries(_TEXT | _TRICKY, inner, max_size=4)
         ),
