@@ -46,7 +46,7 @@ name: {image}
 entries:
   local: {{"*": {{x86_64: {{image: {image}, instance_type: local.small, user: admin}}}}}}
 """
-_SCRIPT = b"#!/bin/sh\necho configured; echo done > \"$HOME/%s\"\n"
+_SCRIPT = b'#!/bin/sh\necho configured; echo done > "$HOME/%s"\n'
 _SCRIPTS = {"one.sh": _SCRIPT % b"one", "two.sh": _SCRIPT % b"two"}
 
 #: Long enough that no machine leaves it while memory is measured.
@@ -237,9 +237,9 @@ async def _bring_up(
     launch_ids: list[str], requests: list[Any], launches: list[Any], *, engine: bool
 ) -> int:
     from flows.launch_servers import bring_up_all, launch_servers
+    from slipway.launches.work import get_launch
     from slipway.records import LaunchStatus
     from tasks.services import current_services
-    from slipway.launches.work import get_launch
 
     if engine:
         keyed = [

@@ -47,7 +47,9 @@ CLIENT_ENVIRONMENT: Mapping[str, str] = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "slipway",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # The run page shows our line for each step, not the engine's "Finished in state Completed()".
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "WARNING",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "WARNING",
     "DO_NOT_TRACK": "1",
 }
 

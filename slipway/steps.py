@@ -189,6 +189,8 @@ class StepRun:
     result: dict[str, Any]
     #: It succeeded in an earlier run: skip it and use ``result``.
     finished: bool
+    #: What it came to, in one sentence; empty until it succeeds.
+    summary: str = ""
 
     def note(self, summary: str, *, kind: AuditKind = AuditKind.INFO, **detail: Any) -> None:
         """Write one audit entry of this step."""
@@ -217,12 +219,13 @@ class StepRun:
         """Mark the step done. ``notes`` are written before the entry that says so, and ``also``
         runs, in the same transaction. Answers the result."""
         self.result = {**self.result, **(result or {})}
+        self.summary = summary or f"{self.title}: done"
         duration_s = round(self.driver.clock.monotonic() - self._started, 3)
         with self.driver.transaction() as connection:
             self._end(connection, StepStatus.SUCCEEDED)
             note = Note(
                 kind=AuditKind.INFO,
-                summary=summary or f"{self.title}: done",
+                summary=self.summary,
                 step=self.key,
                 detail={"outcome": "succeeded", "duration_s": duration_s, **(result or {})},
             )
@@ -328,7 +331,7 @@ def _this_holder() -> str:
 
 
 def _host(holder: str) -> str:
-    return holder.split("/")[0]
+    return holder.split("/", maxsplit=1)[0]
 
 
 def _pid(holder: str) -> str:

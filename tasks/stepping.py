@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict, TypeVar
@@ -19,6 +20,9 @@ from slipway.steps import StepRun
 from tasks.threads import records
 
 T = TypeVar("T")
+
+#: One line a step; `PREFECT_LOGGING_EXTRA_LOGGERS` puts it on the run page.
+_log = logging.getLogger("slipway.steps")
 
 #: How long a server that answered before may be away: it may be rebooting.
 REACHABLE_AGAIN_S = 300.0
@@ -82,6 +86,7 @@ async def step(
         return
     try:
         yield run
+        _log.info("%s: %s", work.server, work.driver.masker.text(run.summary))
     except asyncio.CancelledError:
         work.forget()
         await asyncio.shield(records(run.fail, SlipwayError("cancelled")))

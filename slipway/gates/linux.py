@@ -9,7 +9,7 @@ reboots once more.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -202,20 +202,29 @@ LINUX = Gate(
 )
 
 
-def linux_gate(*, ignore_errors: tuple[str, ...] = ()) -> Gate:
-    """`LINUX` for a template that knows some cloud-init errors to be harmless (shell patterns,
-    letter case ignored)."""
-    if not ignore_errors:
-        return LINUX
+#: What "ssh" stands for in a template: no gate passes without it.
+_ALWAYS = frozenset({"probe", "boot"})
 
-    def read(facts: Facts) -> Finding:
-        return read_cloud_init(facts, ignore_errors)
 
-    signals = tuple(
-        replace(signal, read=read) if signal.name == "cloud-init" else signal
-        for signal in LINUX.signals
-    )
-    return replace(LINUX, signals=signals)
+def linux_gate(
+    *, signals: Collection[str] | None = None, ignore_errors: tuple[str, ...] = ()
+) -> Gate:
+    """`LINUX` as a template wants it.
+
+    ``signals`` are the ones that count, where the server has them; the others are recorded as
+    hints. ``ignore_errors`` are cloud-init errors known to be harmless (shell patterns, letter case
+    ignored).
+    """
+
+    def fitted(signal: Signal) -> Signal:
+        if signal.name == "cloud-init" and ignore_errors:
+            signal = replace(signal, read=lambda facts: read_cloud_init(facts, ignore_errors))
+        if signals is None or signal.name in _ALWAYS:
+            return signal
+        counts = signal.name in signals
+        return replace(signal, need=Need.WHERE_PRESENT if counts else Need.HINT)
+
+    return replace(LINUX, signals=tuple(fitted(signal) for signal in LINUX.signals))
 
 
 def probe_linux(remote: Remote, *, timeout_s: float) -> Reading:

@@ -7,6 +7,7 @@ from slipway.gates.linux import linux_gate, probe_linux
 from slipway.gates.wait import Gate, Reading, Verdict
 from slipway.launches.connecting import connect, console_host_key
 from slipway.launches.creating import cloud_of
+from slipway.launches.inputs import template_of
 from slipway.launches.work import Work
 from slipway.steps import StepRun
 
@@ -32,7 +33,8 @@ class BootProbe:
     @property
     def gate(self) -> Gate:
         """What "ready" means for this launch's template."""
-        return linux_gate()
+        ready = template_of(self._work.services, self._launch).ready
+        return linux_gate(signals=ready.linux, ignore_errors=ready.ignore_cloud_init_errors or ())
 
     def __call__(self, timeout_s: float) -> Reading:
         """One look. Raises `ConnectionFailed` while there is nothing to see yet."""

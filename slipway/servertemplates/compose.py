@@ -140,8 +140,8 @@ class _Composing:
             inputs=self._inputs(),
             ready=Ready(
                 **{
-                    os: self._last(f"ready.{os}", attrgetter(f"ready.{os}"))
-                    for os in ("linux", "windows")
+                    part: self._last(f"ready.{part}", attrgetter(f"ready.{part}"))
+                    for part in ("linux", "ignore_cloud_init_errors", "windows")
                 }
             ),
             clock=ClockBounds(

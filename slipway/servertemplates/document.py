@@ -118,7 +118,8 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Arch = Literal["x86_64", "arm64"]
 #: What the readiness gates can be asked to see.
 LinuxSignal = Annotated[
-    Literal["ssh", "cloud-init", "package-lock", "systemd"], Field(title="signal of Linux")
+    Literal["ssh", "cloud-init", "package-lock", "systemd", "root-disk"],
+    Field(title="signal of Linux"),
 ]
 WindowsSignal = Annotated[
     Literal["winrm", "setup-complete", "image-state", "ec2launch", "services"],
@@ -147,7 +148,13 @@ class Ready(_Written):
     """Which signals must be seen before a script runs, by operating system."""
 
     linux: tuple[LinuxSignal, ...] | None = Field(
-        default=None, description="For example [ssh, cloud-init]."
+        default=None,
+        description="Which signals count where the server has them; the others are hints. "
+        "[ssh, cloud-init, package-lock] when not given.",
+    )
+    ignore_cloud_init_errors: tuple[Text, ...] | None = Field(
+        default=None,
+        description="cloud-init errors that are harmless, as shell patterns: ['*locale*'].",
     )
     windows: tuple[WindowsSignal, ...] | None = Field(
         default=None, description="For example [winrm, setup-complete, ec2launch]."

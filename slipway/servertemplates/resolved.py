@@ -395,6 +395,7 @@ class _Assembly:
             *((("settings", "tags", k), v) for k, v in document.settings.tags.items()),
             (("ready", "linux"), document.ready.linux),
             (("ready", "windows"), document.ready.windows),
+            (("ready", "ignore_cloud_init_errors"), document.ready.ignore_cloud_init_errors),
             (("clock", "max_offset_ms"), document.clock.max_offset_ms),
             (("clock", "servers"), document.clock.servers),
             *(

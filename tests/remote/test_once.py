@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -146,8 +147,8 @@ def tools(tmp_path: Path, *, sh: str, missing: tuple[str, ...]) -> Path:
     """A PATH with the tools that once.sh may use, without some."""
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
-    names = "bash cat chmod cut date env head id ln mkdir mkfifo mv perl ps python3 rm setsid sleep sync"
-    for name in (*names.split(), "tail", "tr", "wc"):
+    names = "bash cat chmod cut date env head id ln mkdir mkfifo mv perl ps python3 rm setsid sleep"
+    for name in (*names.split(), "sync", "tail", "tr", "wc"):
         found = shutil.which(name)
         if name == "python3":
             found = os.path.realpath("/proc/self/exe")
@@ -336,10 +337,9 @@ def test_a_death_before_any_line_never_runs_it_twice(
         run = script(f"echo run >>{count}; echo text; exit 9", run_id=run_id, timeout_s=20.0)
         with monkeypatch.context() as patched:
             patched.setattr(once, "_program", lambda line=line: crashing_at(line))
-            try:
+            # What a controller sees here depends on the line.
+            with contextlib.suppress(ConnectionLost, RemoteError):
                 run_once(shell, run)
-            except (ConnectionLost, RemoteError):
-                pass  # what a controller sees here depends on the line
         outcome = run_once(shell, run)
         runs = count.read_text().count("run") if count.exists() else 0
         assert runs <= 1, run_id
@@ -388,10 +388,9 @@ def start_and_leave(shell: LocalShell, body: str, **more: object) -> threading.T
     run = script(f"touch {begun}; {body}", **more)
 
     def call() -> None:
-        try:
+        # The test is about what others see afterwards.
+        with contextlib.suppress(ConnectionLost, RemoteError):
             run_once(shell, run)
-        except (ConnectionLost, RemoteError):
-            pass  # the test is about what others see afterwards
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -449,10 +448,9 @@ def living(root: Path, argument: str) -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            if alive and argument in process.cmdline():
-                if process.environ().get("SLIPWAY_ROOT") == str(root):
-                    found.append(process.pid)
+            ours = process.environ().get("SLIPWAY_ROOT") == str(root)
+            if ours and process.status() != psutil.STATUS_ZOMBIE and argument in process.cmdline():
+                found.append(process.pid)
         except psutil.Error:
             continue  # it ended while we looked
     return found
@@ -527,7 +525,11 @@ def test_secrets_are_in_no_command_line_and_no_file(
             lines.insert(line, look)
     monkeypatch.setattr(once, "_program", lambda: "".join(f"{line}\n" for line in lines))
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    body = f'cat /proc/[0-9]*/cmdline "${{SLIPWAY_OUTPUT%/*}}"/[a-su-z]* >>{seen} 2>&1; [ "$(printf %s "$PASSWORD" | sha256sum | cut -c1-64)" = {digest} ]'
+    body = (
+        # Not *: one of them is a pipe.
+        f'cat /proc/[0-9]*/cmdline "${{SLIPWAY_OUTPUT%/*}}"/[a-su-z]* >>{seen} 2>&1; '
+        f'[ "$(printf %s "$PASSWORD" | sha256sum | cut -c1-64)" = {digest} ]'
+    )
     run = script(body, secrets={"PASSWORD": SecretStr(secret)})
     outcome = run_once(shell, run)
     assert outcome.exit_code == 0, "the script has got the secret"

@@ -223,7 +223,7 @@ def test_no_ssh_there_is_connection_failed(
 
 
 def test_an_unusable_key_file_is_named(server: SshServer, connector: SshConnector) -> None:
-    """A key file that is missing or no key is refused in one sentence that names it, not retried."""
+    """A key file that is missing, or holds no key, is refused in one sentence that names it."""
     missing = dataclasses.replace(server.endpoint, key_file=server.root / "nothing")
     with pytest.raises(InvalidInput, match="nothing: cannot be read"):
         connector.connect(missing, timeout_s=5)
