@@ -20,7 +20,7 @@ def run(flow: FlowName, parameters: Mapping[str, Any]) -> int:
     """Run the flow to its end; 0 when its final state is a completed one."""
     module = importlib.import_module(f"flows.{flow}")
     state = asyncio.run(getattr(module, flow)(**parameters, return_state=True))
-    print(f"{flow}: {state.name}: {state.message or ''}", flush=True)
+    sys.stdout.write(f"{flow}: {state.name}: {state.message or ''}\n")
     return 0 if state.is_completed() else 1
 
 

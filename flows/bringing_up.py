@@ -50,7 +50,7 @@ async def bring_up(launch_id: str) -> Outcome:
                 await asyncio.shield(records(work.cancel))
                 return await _outcome(work)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is: stranded, never unknown)
             await records(work.strand, error)
             tell(work, LaunchStatus.STRANDED)
             launch = await records(work.launch)

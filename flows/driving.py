@@ -54,7 +54,9 @@ class Keeper:
         try:
             yield held
         finally:
-            del self._held[work.launch_id]
+            # After a lost lease another driver of this very loop may hold it by now.
+            if self._held.get(work.launch_id) is held:
+                del self._held[work.launch_id]
             with contextlib.suppress(LeaseLost):
                 await asyncio.shield(records(work.driver.release))
 

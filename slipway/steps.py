@@ -199,7 +199,7 @@ class StepRun:
     def save(
         self, result: Mapping[str, Any], *, also: Also | None = None, notes: Sequence[Note] = ()
     ) -> None:
-        """Commit what is known so far, for whoever has to try again, with ``notes`` and ``also``."""
+        """Commit what is known so far, for whoever tries again, with ``notes`` and ``also``."""
         self.result = {**self.result, **result}
         with self.driver.transaction() as connection:
             connection.execute(_SAVE_STEP, {**self._this, "found": self.result})

@@ -91,7 +91,7 @@ async def step(
         work.forget()
         await asyncio.shield(records(run.fail, SlipwayError("cancelled")))
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (recorded, then raised again)
         work.forget()
         await records(run.fail, error)
         raise _without_secrets(work, error) from None

@@ -50,6 +50,9 @@ async def in_thread(
     except asyncio.CancelledError:
         if not future.done():
             await asyncio.wait([future])
+        if not future.cancelled():
+            # Looked at, or asyncio would complain that nobody did.
+            future.exception()
         raise
 
 

@@ -14,7 +14,7 @@ from slipway.launches.creating import cloud_of, instance_spec, instances_of
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
 from slipway.launches.work import Work, recorded_result
-from slipway.lifecycle import Event, subject_of
+from slipway.lifecycle import PHASES, Event, subject_of
 from slipway.records import AuditKind, Launch, LaunchStatus
 from slipway.steps import StepRun
 
@@ -37,9 +37,12 @@ def request_cancel(services: Services, launch_id: str, *, actor: str) -> None:
 
 
 def cancel_requests(services: Services, launch_ids: Collection[str]) -> list[str]:
-    """Which of these launches somebody wants to end."""
+    """Which of these launches somebody wants to end. Only one on its way up can be cancelled: who
+    takes a server down must not be stopped by a request that was meant for who brought it up."""
     query = sa.select(_LAUNCHES.c.id).where(
-        _LAUNCHES.c.id.in_(launch_ids), _LAUNCHES.c.cancel_requested_at.is_not(None)
+        _LAUNCHES.c.id.in_(launch_ids),
+        _LAUNCHES.c.cancel_requested_at.is_not(None),
+        _LAUNCHES.c.status.in_(PHASES[:-1]),
     )
     with services.database.reading() as connection:
         return list(connection.execute(query).scalars())
@@ -47,7 +50,7 @@ def cancel_requests(services: Services, launch_ids: Collection[str]) -> list[str
 
 def start_ending(work: Work, *, reason: str) -> bool:
     """Enter decommissioning; answers whether the server was operational, so that its scripts make
-    sense. We hold the lease: a launch that is on its way up has no driver any more and is cancelled.
+    sense. We hold the lease: a launch on its way up has no driver any more and is cancelled.
 
     An ending that was cut off goes on without its scripts: what they had done is not known, and a
     server half taken down is no place to find out.
@@ -55,7 +58,8 @@ def start_ending(work: Work, *, reason: str) -> bool:
     status = work.status()
     if status is LaunchStatus.DECOMMISSIONING:
         return False
-    work.cancel()
+    if status in PHASES[:-1]:
+        work.cancel()
     with work.driver.transaction() as connection:
         work.advance(connection, Event.DECOMMISSION, reason=reason)
     return status is LaunchStatus.OPERATIONAL

@@ -23,7 +23,7 @@ def describe(check: HttpCheck | TcpCheck) -> str:
 
 
 def outside_checks(work: Work) -> tuple[Launch, list[HttpCheck | TcpCheck]]:
-    """The checks that are made from here, and whom to ask; scripts are run on the server instead."""
+    """The checks that are made from here, and whom to ask; scripts run on the server instead."""
     launch = work.launch()
     template = template_of(work.services, launch)
     checks = [check for check in template.health if isinstance(check, HttpCheck | TcpCheck)]

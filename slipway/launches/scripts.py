@@ -24,6 +24,9 @@ from slipway.steps import StepRun
 #: of slow scripts must not wait in line for connections.
 HOLD_S = 20.0
 
+#: A retry-safe script that was cut off so often reboots its server every time.
+MOST_RUNS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -64,10 +67,10 @@ class Attempt:
         self._lock = threading.Lock()
 
     def follow(self) -> ScriptOutcome:
-        """Start the run or attach to it, and stay for at most `HOLD_S` seconds. The outcome's status
-        is RUNNING when that was not enough."""
+        """Start the run or attach to it, and stay for at most `HOLD_S` seconds. The outcome is
+        RUNNING when that was not enough."""
         work = self._work
-        env = {**standard_variables(work, self._launch), **self._job.env}
+        env = {**standard_variables(self._launch), **self._job.env}
         script = ScriptRun(
             run_id=self.run_id,
             name=self._job.name,
@@ -121,7 +124,8 @@ class Attempt:
 
     def may_start_again(self, outcome: ScriptOutcome) -> bool:
         """Whether a run that was cut off may simply be run anew."""
-        return outcome.status is RunStatus.INTERRUPTED and self._job.retry_safe
+        again = self._job.retry_safe and self._over + 1 < MOST_RUNS
+        return outcome.status is RunStatus.INTERRUPTED and again
 
     def start_again(self) -> None:
         """Give up the run that was cut off; the next attempt object stands for a new one."""
@@ -157,7 +161,7 @@ def template_job(work: Work, key: str, values: Values) -> Job:
     )
 
 
-def standard_variables(work: Work, launch: Launch) -> dict[str, str]:
+def standard_variables(launch: Launch) -> dict[str, str]:
     """What every script is told besides its inputs."""
     return {
         "SLIPWAY_SERVER_NAME": launch.server_name,

@@ -54,8 +54,9 @@ def timeline_markdown(services: Services, launch_id: str) -> str:
     lines = [
         f"## {launch.server_name}: {launch.status}",
         "",
-        f"Template `{launch.template_ref}` · cloud `{launch.cloud}` · instance "
-        f"`{launch.instance_id or 'none'}` · address `{launch.public_ip or launch.private_ip}`",
+        f"Template `{launch.template_ref}` · cloud `{launch.cloud}` · "
+        + f"instance `{launch.instance_id or 'none'}` · "
+        + f"address `{launch.public_ip or launch.private_ip or 'none'}`",
         "",
     ]
     if launch.reason:

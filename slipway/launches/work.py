@@ -107,7 +107,9 @@ class Work:
         """End this attempt because somebody asked for it."""
         with self.driver.transaction() as connection:
             if self._status(connection) in (*PHASES[:-1], LaunchStatus.STRANDED):
-                self.advance(connection, Event.CANCEL, reason="cancelled on request")
+                changes = {"cancel_requested_at": None}
+                reason = "cancelled on request"
+                self.advance(connection, Event.CANCEL, reason=reason, changes=changes)
 
     def reopen(self) -> None:
         """Take a stranded or cancelled launch up again."""

@@ -277,6 +277,8 @@ def _call(
         run_id,
         str(offset),
         limit,
+        # In tenths of a second, the unit of once.sh.
+        str(math.ceil(grace_s * 10)),
         # In twentieths of a second, the unit of once.sh; 0 stays to the end.
         str(max(1, round(hold_s * 20)) if hold_s is not None else 0),
         digest,

@@ -128,7 +128,7 @@ end_group() {
 # Reads what both the first process and the supervisor need, into H as well.
 header() {
   H=
-  for v in nonce run offset timeout hold digest size interpreter argument variables; do
+  for v in nonce run offset timeout grace hold digest size interpreter argument variables; do
     IFS= read -r f || exit 4
     eval "$v=\$f"
     H="$H$f$newline"
@@ -337,7 +337,9 @@ start() {
   # Everything the script itself wrote is there now.
   cat <&3
   state
-  if [ "$S" = none ] && [ -z "$held" ]; then refuse "it could not be started: $(tail -n 1 "$R/log" 2>&1)"; fi
+  if [ "$S" = none ] && [ -z "$held" ]; then
+    refuse "it could not be started: $(tail -n 1 "$R/log" 2>&1)"
+  fi
   report
 }
 

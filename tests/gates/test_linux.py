@@ -38,7 +38,7 @@ def status(extended: str, *, errors: tuple[str, ...] = (), plain: str = "") -> s
         "extended_status": extended,
         "init": {"errors": list(errors), "finished": 1.0, "recoverable_errors": {}},
         "recoverable_errors": {"WARNING": ["x"]} if "degraded" in extended else {},
-        "status": plain or extended.split()[-1],
+        "status": plain or extended.rsplit(maxsplit=1)[-1],
     }
     return json.dumps(document)
 

