@@ -266,8 +266,9 @@ async def _memory(launch_ids: list[str]) -> dict[str, Any]:
 
     async def waiting(ids: list[str]) -> None:
         phase = LaunchStatus.PROVISIONING
-        while any(get_launch(services, i).status != phase for i in ids):
-            await asyncio.sleep(0.5)  # noqa: ASYNC110  (the change is in the database)
+        # There is no event to wait for, the change is in the database.
+        while any(get_launch(services, i).status != phase for i in ids):  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
         await asyncio.sleep(5)
 
     me = psutil.Process()

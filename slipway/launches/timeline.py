@@ -51,12 +51,15 @@ def timeline_markdown(services: Services, launch_id: str) -> str:
     """The timeline as Markdown for the run page, with the commands that tell more."""
     launch = get_launch(services, launch_id)
     steps = steps_of(services.database, subject_of(launch_id))
+    about = (
+        f"Template `{launch.template_ref}` · cloud `{launch.cloud}` · "
+        f"instance `{launch.instance_id or 'none'}` · "
+        f"address `{launch.public_ip or launch.private_ip or 'none'}`"
+    )
     lines = [
         f"## {launch.server_name}: {launch.status}",
         "",
-        f"Template `{launch.template_ref}` · cloud `{launch.cloud}` · "
-        + f"instance `{launch.instance_id or 'none'}` · "
-        + f"address `{launch.public_ip or launch.private_ip or 'none'}`",
+        about,
         "",
     ]
     if launch.reason:
