@@ -343,7 +343,8 @@ class _InstantRemote:
         if not command.stdin:
             facts = "boot_id=1\nuptime_s=9\npackage_lock=free\nprobe=complete\n"
             return Result(exit_code=0, stdout=facts, stderr="", duration_s=0.0)
-        nonce, _, _, _, _, digest = command.stdin.split(b"#go\n")[1].decode().split("\n")[:6]
+        header = command.stdin.split(b"#go\n")[1].decode().split("\n")
+        nonce, digest = header[0], next(line for line in header if len(line) == 64)
         on_stdout(f"\n@{nonce}\nconfigured\n".encode())
         lines = ("state ended", f"claim {nonce} 1 {digest}", "exit finished 0 2", "end")
         said = "".join(f"@{nonce} {line}\n" for line in lines)

@@ -345,11 +345,11 @@ class Tour:
 
     def _launch_faulty(self, names: Sequence[str]) -> list[Launch]:
         services = self.found.services
-        recorded = []
+        plans = []
         for fault, name in zip(FAULTS, names, strict=True):
             template = f"faulty-{fault.image.removeprefix('local-')}"
-            plans = launching.plan(services, _fields(template, {}), [name], Given(), {})
-            recorded += launching.record(services, plans)
+            plans += launching.plan(services, _fields(template, {}), [name], Given(), {})
+        recorded = launching.record(services, plans)
         requests = [
             launching.request_of(launch, _fields(launch.template_ref, {})).model_dump(mode="json")
             for launch in recorded

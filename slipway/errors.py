@@ -22,6 +22,8 @@
     - CommandTimedOut         a command did not end in time
   + ScriptFailed              a script ended with a code other than 0, timed out or was cut off
   + GateFailed                a gate's deadline passed, or a signal said it never will
+    - GateNotPassed           … with what was seen last (`slipway.gates.wait`)
+  + TimeServerUnusable        a time server's answer says nothing (`slipway.gates.ntp`; retryable)
 
 "May I try again?" is a property of the class: ``error.retryable``.
 """

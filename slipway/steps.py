@@ -19,6 +19,7 @@ from typing import Any
 
 import psutil
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from slipway import audit
 from slipway.audit import Masker, Note
@@ -275,6 +276,20 @@ def acquire(
     """Take the lease of a subject: when it is free, has run out, or its holder is a process of
     this host that is no more. Raises `Conflict` when somebody else is at work."""
     holder = _this_holder()
+    try:
+        epoch = _take_lease(database, clock, subject, holder=holder, lease_s=lease_s)
+    except IntegrityError:
+        # Another was the first ever to take it, between our look and our insert.
+        epoch = _take_lease(database, clock, subject, holder=holder, lease_s=lease_s)
+    return Driver(
+        database, clock, subject, actor=actor, holder=holder, epoch=epoch, lease_s=lease_s
+    )
+
+
+def _take_lease(
+    database: Database, clock: Clock, subject: str, *, holder: str, lease_s: float
+) -> int:
+    """The epoch under which we hold it. Raises `Conflict`."""
     now = clock.now()
     with database.transaction() as connection:
         found = connection.execute(
@@ -293,9 +308,7 @@ def acquire(
             connection.execute(
                 sa.update(_LEASES).where(_LEASES.c.subject == subject).values(**values)
             )
-    return Driver(
-        database, clock, subject, actor=actor, holder=holder, epoch=epoch, lease_s=lease_s
-    )
+    return epoch
 
 
 def is_driven(database: Database, clock: Clock, subject: str) -> bool:

@@ -11,9 +11,12 @@ import typer
 from slipway.cli import completing
 from slipway.cli.output import AsJson, iso, print_json, say, stdout
 from slipway.cli.session import session
-from slipway.errors import InvalidInput
+from slipway.errors import InvalidInput, Problem, SlipwayError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from slipway.launches.services import Services
     from slipway.records import Environment
 
 app = typer.Typer(
@@ -103,6 +106,7 @@ def create(
     if given.problems:
         raise InvalidInput(given.problems)
     values: dict[str, Any] = from_file(inputs_file) if inputs_file else {}
+    _no_literal_secrets(services, {**values, **written})
     made = create_environment(
         services.database,
         services.clock,
@@ -147,6 +151,7 @@ def set_(context: typer.Context, name: Name, inputs: Inputs, as_json: AsJson = F
     values, given = pairs(inputs, option="argument")
     if given.problems:
         raise InvalidInput(given.problems)
+    _no_literal_secrets(services, values)
     changed = change_environment(services.database, services.clock, name, set_inputs=values)
     _changed(changed, as_json, "changed")
 
@@ -207,6 +212,29 @@ def delete(context: typer.Context, name: Name) -> None:
 
     delete_environment(session(context).services.database, name)
     say(f"environment {name} is deleted")
+
+
+def _no_literal_secrets(services: Services, values: Mapping[str, Any]) -> None:
+    """Refuse values of inputs that are secrets in some template: an environment keeps what it is
+    given where everybody reads it."""
+    problems = []
+    store = services.templates
+    for template in store.library().names():
+        try:
+            declared = store.head(template).inputs
+        except SlipwayError:
+            # A broken template says so when it is checked or launched.
+            continue
+        for name, value in values.items():
+            is_secret = name in declared and declared[name].type == "secret"
+            if is_secret and not str(value).startswith("cred:"):
+                what = (
+                    f"{name} is a secret of template {template}; store it with "
+                    f"'slipway credential set NAME' and give {name}=cred:NAME"
+                )
+                problems.append(Problem(where=f"input {name}", what=what))
+    if problems:
+        raise InvalidInput(problems)
 
 
 def _changed(environment: Environment, as_json: bool, what: str) -> None:

@@ -294,7 +294,7 @@ def _drive(
         console.print(
             f"[bold]{len(names)} servers[/]  {names[0]} … {names[-1]}  in Prefect: {ui_url}"
         )
-        with watching.interruptible(names[0], what="the launches"):
+        with watching.interruptible(names[0], what="the launches go on"):
             runs = {launch.id: submission for launch in launches} if submission else {}
             all_watched = watching.watch_many(services, launches, runs, console=console)
         code = summary(all_watched, submission)

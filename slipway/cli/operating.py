@@ -187,7 +187,7 @@ def run(
         return ran is not None and ran.status == StepStatus.SUCCEEDED
 
     console = stderr() if as_json else stdout()
-    with watching.interruptible(launch.server_name, what="the script"):
+    with watching.interruptible(launch.server_name, what="the script goes on"):
         watched = watching.watch(
             services, launch, submission, after=after, until=over, console=console
         )
@@ -326,7 +326,7 @@ def take_down(
         return ExitCode.FINE
     console = stderr() if quiet else stdout()
     first = launches[0]
-    with watching.interruptible(first.server_name, what="the decommission"):
+    with watching.interruptible(first.server_name, what="the decommission goes on"):
         if len(launches) == 1:
             ended = [
                 watching.watch(

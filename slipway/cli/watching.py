@@ -134,12 +134,12 @@ def follow(found: Session, launch: Launch) -> None:
 
 
 @contextlib.contextmanager
-def interruptible(name: str, *, what: str = "the launch") -> Iterator[None]:
+def interruptible(name: str, *, what: str = "the launch goes on") -> Iterator[None]:
     """Ctrl-C inside the block stops watching only, and says so."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\nStopped watching; {what} goes on.")
+        say(f"\nStopped watching; {what}.")
         say(f"  watch it again: slipway audit follow {name}")
         say(f"  stop it:        slipway cancel {name}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
@@ -234,7 +234,8 @@ def watch_many(
                 ran = submissions[launch_id].ended()
                 now = fleet[launch_id] = get_launch(services, launch_id)
                 done = now.status == wanted if wanted is LaunchStatus.TERMINATED else is_over(now)
-                steps[launch_id] = _step_of(services, launch_id)
+                # Between two steps the last one stays in sight.
+                steps[launch_id] = _step_of(services, launch_id) or steps.get(launch_id, "")
                 if done or ran is not None:
                     over[launch_id] = Watched(launch=now, crashed=not done)
                     if not console.is_terminal:
@@ -352,7 +353,9 @@ def _fleet(
     now = services.clock.now()
     for launch in sorted(shown, key=lambda each: each.server_name):
         end = launch.updated_at if launch.id in over else now
-        doing = launch.reason if launch.id in over else steps.get(launch.id, "")
+        doing = steps.get(launch.id, "")
+        if launch.id in over:
+            doing = launch.reason or str(launch.outputs.get("url", ""))
         table.add_row(
             launch.server_name,
             Text(launch.status, style=STATUS_STYLES.get(launch.status, "cyan")),

@@ -56,12 +56,16 @@ def create_instance(work: Work, run: StepRun) -> None:
     """
     services, launch = work.services, work.launch()
     token = client_token(services.installation_id, launch.id, launch.generation)
+    instance: Instance | None = None
+    how = "created"
     if launch.create_intended_at is None:
+        # No intent on record: nobody can have tried before, so there is nothing to look for.
         now = services.clock.now()
         run.save({"token": token}, also=lambda c: work.update(c, create_intended_at=now))
-    instance = _find(services, launch)
-    how = "found the instance of an earlier try" if instance else "created"
+    else:
+        instance, how = _find(services, launch), "found, made by an earlier try"
     if instance is None:
+        how = "created"
         instance = cloud_of(services, launch).create_instance(
             instance_spec(services, launch), token=token
         )

@@ -153,7 +153,9 @@ def take_up(
     services: Services, launch_id: str, *, actor: str, flow_run_id: str | None = None
 ) -> Work:
     """Take the lease of a launch. Raises `NotFound`, and `Conflict` when another is at work."""
-    get_launch(services, launch_id)
+    with services.database.reading() as connection:
+        if connection.execute(_STATUS, {"launch": launch_id}).first() is None:
+            raise NotFound(f"there is no launch {launch_id}")
     driver = acquire(
         services.database,
         services.clock,
