@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import inspect
+import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
+import httpx
 import psutil
 from prefect.settings import (
     PREFECT_API_URL,
@@ -23,6 +26,11 @@ from prefect.settings import (
 from prefect.tasks import Task
 
 from deployments.prefect_server import PrefectServer, ServerProcess
+
+T = TypeVar("T")
+
+#: How long the server may take to record what its clients have sent.
+RECORDED_WITHIN_S = 60.0
 
 #: Tests that need the server run on one worker, so that there is one server.
 GROUP = "prefect-server"
@@ -80,6 +88,47 @@ def prefect_server(shared: Path) -> Iterator[ServerProcess]:
             here.unlink()
             if not any(psutil.pid_exists(int(user.name)) for user in users.iterdir()):
                 server.down()
+
+
+class Api:
+    """What Prefect's server tells about runs, as a person's browser would ask it."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=60)
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def text(self, path: str, **query: Any) -> str:
+        """The whole answer."""
+        response = self._client.post(path, json=query)
+        response.raise_for_status()
+        return response.text
+
+    def filter(self, kind: str, **query: Any) -> list[dict[str, Any]]:
+        """The matching flow runs, task runs, logs or artifacts."""
+        found: list[dict[str, Any]] = json.loads(self.text(f"/{kind}/filter", **query))
+        return found
+
+    def task_runs(self, flow_run: str) -> list[dict[str, Any]]:
+        return self.filter("task_runs", flow_runs={"id": {"any_": [flow_run]}})
+
+    def events(self, launch_id: str) -> list[str]:
+        """The names of the launch's events."""
+        resource = {"id": [f"slipway.launch.{launch_id}"]}
+        answer = self.text("/events/filter", filter={"resource": resource}, limit=50)
+        return [event["event"] for event in json.loads(answer)["events"]]
+
+    def until(self, ask: Callable[[], T], enough: Callable[[T], bool]) -> T:
+        """Ask until the answer is enough: the server records task runs and events in batches."""
+        deadline = time.monotonic() + RECORDED_WITHIN_S
+        while not enough(found := ask()):
+            assert time.monotonic() < deadline, f"the server still says {found}"
+            time.sleep(0.1)
+        return found
 
 
 @contextlib.contextmanager
