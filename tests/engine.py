@@ -16,6 +16,7 @@ from unittest import mock
 
 import httpx
 import psutil
+import pytest
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_HOME,
@@ -32,8 +33,12 @@ T = TypeVar("T")
 #: How long the server may take to record what its clients have sent.
 RECORDED_WITHIN_S = 60.0
 
-#: Tests that need the server run on one worker, so that there is one server.
-GROUP = "prefect-server"
+#: Tests that need the server run on one worker, so that there is one server. Prefect's clients leave
+#: sockets behind when an event loop ends; they warn when they are collected.
+ENGINE = [
+    pytest.mark.xdist_group("prefect-server"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 def call_without_engine(task: Task[..., Any], *args: Any, **kwargs: Any) -> Any:

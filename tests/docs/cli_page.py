@@ -15,9 +15,16 @@ PAGE = ROOT / "docs" / "cli.md"
 HEAD = """\
 # Command line
 
-Every command, as `--help` shows it. A command ends with code 0 when it did what it was asked, 2
-when it refused what it was given and changed nothing, and 1 when something else went wrong. What
-all commands share is set in the environment, see [Settings](#settings).
+Every command, as `--help` shows it. What all commands share is set in the environment, see
+[Settings](#settings).
+
+| exit code | means |
+|---:|---|
+| 0 | it did what it was asked |
+| 1 | something else went wrong: a launch stranded, a chain does not verify |
+| 2 | what was given was refused, and nothing was changed |
+| 3 | the engine could not be reached, or the process that drove the work ended before it did |
+| 130 | you stopped watching (Ctrl-C); what was started goes on |
 """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,15 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> An
     """Where the session's Prefect server keeps its files; the same for all workers."""
     base = tmp_path_factory.getbasetemp()
     return (base if worker_id == "master" else base.parent) / "engine"
+
+
+@pytest.fixture(autouse=True)
+def left_behind() -> Iterator[None]:
+    """Collect what Prefect's clients leave behind here, not in somebody else's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

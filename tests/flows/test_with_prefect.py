@@ -18,10 +18,10 @@ from slipway.launches.operations import OperationRequest
 from slipway.launches.requests import LaunchRequest, find_active, find_launch
 from slipway.records import LaunchStatus
 from tasks.services import use_services
-from tests.engine import GROUP, Api
+from tests.engine import ENGINE, Api
 from tests.launches.world import DEADLINE_S, World, counted
 
-pytestmark = pytest.mark.xdist_group(GROUP)
+pytestmark = ENGINE
 
 MENDED = 'if [ ! -e "$SLIPWAY_ROOT/var/mended" ]; then exit 3; fi'
 
@@ -217,7 +217,7 @@ def test_a_decommissioned_server_on_the_run_page(world: World, api: Api) -> None
     state = run(world, decommission_server, "web-1")
     assert (state.name, state.message) == ("Terminated", "web-1 is terminated")
     assert find_active(world.services, "web-1") is None
-    names = {"run 10-drain", "terminate instance", "wait for terminated", "terminated"}
+    names = {"run decommission-10-drain", "terminate instance", "wait for terminated", "terminated"}
     runs = api.until(lambda: api.task_runs(run_id(state)), lambda found: len(found) == len(names))
     assert {each["name"] for each in runs} == {f"web-1: {name}" for name in names}
     state = run(world, decommission_server, "web-1")
