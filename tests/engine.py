@@ -33,8 +33,8 @@ T = TypeVar("T")
 #: How long the server may take to record what its clients have sent.
 RECORDED_WITHIN_S = 60.0
 
-#: Tests that need the server run on one worker, so that there is one server. Prefect's clients leave
-#: sockets behind when an event loop ends; they warn when they are collected.
+#: Marks of tests that need the server. Prefect's clients leave sockets behind when an event loop
+#: ends; they warn when they are collected.
 ENGINE = [
     pytest.mark.xdist_group("prefect-server"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -92,7 +92,7 @@ def prefect_server(shared: Path) -> Iterator[ServerProcess]:
         with _turn(shared):
             here.unlink()
             if not any(psutil.pid_exists(int(user.name)) for user in users.iterdir()):
-                server.down()
+                _end(found)
 
 
 class Api:
@@ -134,6 +134,16 @@ class Api:
             assert time.monotonic() < deadline, f"the server still says {found}"
             time.sleep(0.1)
         return found
+
+
+def _end(server: ServerProcess) -> None:
+    """Kill the server: nothing in its database is wanted any more. It may stay a zombie until the
+    worker that started it ends."""
+    deadline = time.monotonic() + RECORDED_WITHIN_S
+    psutil.Process(server.pid).kill()
+    while server.alive:
+        assert time.monotonic() < deadline, f"the Prefect server {server.pid} does not end"
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -149,7 +149,7 @@ def _child(job: dict[str, Any], tell: int) -> None:
     try:
         _drive(job, tell)
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - it is told on standard error, then the process ends
         import traceback
 
         traceback.print_exc()

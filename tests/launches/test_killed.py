@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,14 +70,15 @@ def test_killed_at_every_boundary(world: World, drivers: Drivers) -> None:
     assert len(seen) > 80
 
 
-def kill_at_random(world: World, drivers: Drivers, *, kills: int, seed: int) -> None:
+def kill_at_random(world: World, drivers: Drivers, *, kills: int, side_by_side: int) -> None:
     """Several launches in one driver at a time, killed after a random time, until enough kills."""
+    seed = random.randrange(2**32)
     print(f"seed {seed}")
     dice = random.Random(seed)
     world.template(SCRIPTS)
     done = 0
     while done < kills:
-        launches = [world.record() for _ in range(4)]
+        launches = [world.record() for _ in range(side_by_side)]
         while True:
             # With the kills that are wanted done, the last launches are left to come up.
             after = {"after_s": dice.uniform(0.02, 0.9)} if done < kills else {}
@@ -93,11 +93,28 @@ def kill_at_random(world: World, drivers: Drivers, *, kills: int, seed: int) -> 
 
 def test_killed_at_ten_random_instants(world: World, drivers: Drivers) -> None:
     """Launches side by side survive ten kills at any instant."""
-    kill_at_random(world, drivers, kills=10, seed=random.randrange(2**32))
+    kill_at_random(world, drivers, kills=10, side_by_side=2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_at_a_hundred_random_instants(world: World, drivers: Drivers) -> None:
     """Launches side by side survive a hundred kills at any instant."""
-    kill_at_random(world, drivers, kills=100, seed=random.randrange(2**32))
+    kill_at_random(world, drivers, kills=100, side_by_side=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_once_at_every_fourth_boundary(world: World, drivers: Drivers) -> None:
+    """A launch that dies once, at the nth boundary it comes to, comes up at the second try: with
+    a first that was further than any that dies earlier."""
+    world.template(SCRIPTS)
+    nth = random.randrange(4)
+    print(f"from {nth}")
+    for number in range(nth, MANY, 4):
+        launch = world.record()
+        if not drivers.drive(**job(world, launch), nth=number).killed:
+            break
+        assert drivers.drive(**job(world, launch)).statuses == ["operational"]
+        check(world, launch)
+    assert number > 80

@@ -19,8 +19,8 @@ from slipway.launches.requests import find_launch
 from slipway.launches.work import take_up
 from slipway.lifecycle import subject_of
 from slipway.records import LaunchStatus
-from tests.launches.test_scripts import SLEEPS, started, until
-from tests.launches.world import World, counted
+from tests.launches.test_scripts import SLEEPS, started
+from tests.launches.world import World, counted, until
 
 FAILS_ONCE = """\
 if [ ! -e "$SLIPWAY_ROOT/var/mended" ]; then echo broken; exit 3; fi
@@ -110,7 +110,6 @@ def test_an_instance_that_vanishes_under_a_script_strands_the_launch(
     world.verify(launch)
 
 
-DB = {"inputs": {"DB_HOST": {"type": "env"}}}
 USES_DB = counted("app", 'echo "db is $DB_HOST"').replace(
     "# ---\n", "# ---\n# inputs: {DB_HOST: {type: env}}\n", 1
 )

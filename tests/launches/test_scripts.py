@@ -17,18 +17,10 @@ from slipway.clouds.local import Faults
 from slipway.launches import scripts
 from slipway.launches.ending import request_cancel
 from slipway.records import Launch, LaunchStatus
-from tests.launches.world import DEADLINE_S, World, counted
+from tests.launches.world import World, counted, until
 
 #: Longer than any test waits for it.
 SLEEPS = "sleep 600"
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for something another task or machine does."""
-    deadline = asyncio.get_running_loop().time() + DEADLINE_S
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"never came: {what}"
-        await asyncio.sleep(0.02)
 
 
 async def while_script_runs(
@@ -122,8 +114,9 @@ def test_another_script_that_reboots_its_machine_strands_the_launch(world: World
 
 
 @pytest.mark.xfail(
-    reason="once.sh ignores the TERM that a machine going down sends to all, and records the "
-    "script's death by it as exit code 143"
+    strict=False,
+    reason="a race: once.sh ignores the TERM that a machine going down sends to all; if it lives "
+    "long enough, it records the script's death by that signal as exit code 143",
 )
 def test_a_script_that_ends_when_its_machine_goes_down_was_cut_off(world: World) -> None:
     """Ended by the signal that ends everything on a machine that reboots is not its own end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,14 @@ echo {name} >>"$SLIPWAY_ROOT/var/runs.log"
 def counted(name: str, body: str = "", *, retry_safe: bool = False) -> str:
     """A script that writes its name to the machine's ``var/runs.log`` before anything else."""
     return COUNTED.format(name=name, body=body, retry_safe="true" if retry_safe else "false")
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Wait for something another task or machine does."""
+    deadline = asyncio.get_running_loop().time() + DEADLINE_S
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"never came: {what}"
+        await asyncio.sleep(0.02)
 
 
 @dataclass(kw_only=True)

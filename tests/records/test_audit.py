@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -36,7 +38,7 @@ def write(database: Database, count: int, subject: str = SUBJECT) -> None:
     for number in range(count):
         note = Note(
             kind=AuditKind.OUTPUT if number % 3 == 2 else AuditKind.INFO,
-            summary=f"entry {number} – ünïcode",
+            summary=f"entry {number} of ünïcode",
             step="run-script:10-one",
             detail={"number": number, "nested": {"list": [1, None, "x"]}},
             stream="run" if number % 3 == 2 else None,
@@ -173,10 +175,10 @@ def test_an_entry_of_another_subject_breaks_nothing(any_database: Database) -> N
 def test_entries_are_rolled_back_with_what_they_tell(any_database: Database) -> None:
     """A transaction that breaks leaves neither entry nor head."""
     write(any_database, 2)
-    with pytest.raises(RuntimeError, match="stop"), any_database.transaction() as connection:
-        note = Note(kind=AuditKind.INFO, summary="never happened")
+    note = Note(kind=AuditKind.INFO, summary="never happened")
+    with contextlib.suppress(ZeroDivisionError), any_database.transaction() as connection:
         audit.append(connection, SUBJECT, [note], actor="tests", at=AT)
-        raise RuntimeError("stop")
+        raise ZeroDivisionError
     assert audit.verify(any_database, SUBJECT).entries == 2
 
 
@@ -337,7 +339,7 @@ def record(chunks: Sequence[bytes], hide: Masker) -> list[Note]:
 
 def cut(output: bytes, places: Sequence[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(output) + 1) for place in places), len(output)]
-    return [output[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [output[start:end] for start, end in itertools.pairwise(edges)]
 
 
 _ALPHABET = st.sampled_from(list(b"ab\n"))
@@ -445,4 +447,4 @@ def test_the_wal_is_where_secrets_would_be_looked_for(database: Database, tmp_pa
     for secrets would find one."""
     write(database, 1)
     files = b"".join(path.read_bytes() for path in tmp_path.glob("slipway.db*"))
-    assert "entry 0 – ünïcode".encode() in files
+    assert "entry 0 of ünïcode".encode() in files

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from slipway.ids import new_id
 
 _TIMES = st.datetimes(
-    min_value=datetime(2000, 1, 1), max_value=datetime(2300, 1, 1), timezones=st.just(UTC)
+    min_value=datetime(2000, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
+    max_value=datetime(2300, 1, 1),  # noqa: DTZ001
+    timezones=st.just(UTC),
 )
 
 

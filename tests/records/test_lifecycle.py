@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 from pathlib import Path
@@ -93,9 +94,9 @@ def test_the_status_and_its_audit_entry_are_written_together(any_database: Datab
 def test_a_transaction_that_breaks_leaves_neither(any_database: Database) -> None:
     """Status and audit entry are in one transaction: both or none."""
     add_launch(any_database)
-    with pytest.raises(RuntimeError, match="stop"), any_database.transaction() as connection:
+    with contextlib.suppress(ZeroDivisionError), any_database.transaction() as connection:
         advance(connection, "launch-1", Event.PROVISION, actor="tests", at=AT)
-        raise RuntimeError("stop")
+        raise ZeroDivisionError
     assert launch_row(any_database)["status"] == "requested"
     with pytest.raises(NotFound):
         audit.verify(any_database, subject_of("launch-1"))
@@ -133,13 +134,19 @@ def test_an_unknown_launch_cannot_be_moved(any_database: Database) -> None:
         move(any_database, Event.PROVISION)
 
 
-@given(events=st.lists(st.sampled_from(Event), max_size=20))
-def test_no_path_leaves_the_table(
-    _sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, events: list[Event]
-) -> None:
-    """Any row of events leads along the table or raises, and the record tells every move."""
-    path = tmp_path_factory.getbasetemp() / "path.db"
+@pytest.fixture(scope="module")
+def fresh(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database with all tables, to be copied."""
+    path = tmp_path_factory.mktemp("fresh") / "fresh.db"
     shutil.copyfile(_sqlite_template, path)
+    return path
+
+
+@given(events=st.lists(st.sampled_from(Event), max_size=20))
+def test_no_path_leaves_the_table(fresh: Path, events: list[Event]) -> None:
+    """Any row of events leads along the table or raises, and the record tells every move."""
+    path = fresh.with_name("path.db")
+    shutil.copyfile(fresh, path)
     database = Database(f"sqlite:///{path}")
     try:
         add_launch(database)

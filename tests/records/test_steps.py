@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
@@ -108,13 +108,13 @@ def test_what_goes_along_with_a_step_is_in_its_transaction(
     run = None if call == "begin" else driver.begin("create", "Create it")
     steps_before = steps_of(any_database, SUBJECT)
     entries_before = audit.entries(any_database, SUBJECT)
+    calls: dict[str, Callable[[], object]] = {
+        "begin": lambda: driver.begin("create", "Create it", also=breaks),
+        "save": lambda: run and run.save({"id": "i-1"}, also=breaks),
+        "succeed": lambda: run and run.succeed(result={"id": "i-1"}, also=breaks),
+    }
     with pytest.raises(RuntimeError, match="stop"):
-        if run is None:
-            driver.begin("create", "Create it", also=breaks)
-        elif call == "save":
-            run.save({"id": "i-1"}, also=breaks)
-        else:
-            run.succeed(result={"id": "i-1"}, also=breaks)
+        calls[call]()
     assert steps_of(any_database, SUBJECT) == steps_before
     assert audit.entries(any_database, SUBJECT) == entries_before
 
@@ -286,7 +286,7 @@ def test_two_drivers_of_two_subjects_write_side_by_side(
             found = acquire(any_database, clock, subject, actor="t", lease_s=LEASE_S)
             for number in range(10):
                 found.begin(str(number), str(number)).succeed()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - told below
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(subject,)) for subject in subjects]

@@ -14,6 +14,7 @@ from slipway.errors import CloudThrottled
 from slipway.testing.fake_clock import FakeClock
 from slipway.watch.waiting import LOST_AFTER_LISTINGS, LOST_AFTER_S, Seen, Waiter, Watch
 from tasks.watching import Lookout
+from tests.launches.world import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 RUNNING = frozenset({InstanceState.RUNNING})
@@ -139,6 +140,7 @@ class CountingCloud:
         self._instances = [instance(f"i-{n}", InstanceState.RUNNING) for n in range(count)]
 
     def list_instances(self, region: str, *, tags: Any) -> list[Instance]:
+        del region, tags
         self.calls += 1
         if self.calls <= self._fails:
             raise CloudThrottled
@@ -176,8 +178,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
     cloud = CountingCloud(0)
     watch = lookout(cloud, FakeClock())
     waiting = asyncio.create_task(watch.wait("i-9", RUNNING, limit_s=60.0))
-    while cloud.calls < 2:
-        await asyncio.sleep(0)
+    await until(lambda: cloud.calls == 2, "it has listed twice")
     waiting.cancel()
     await asyncio.wait([waiting])
     assert waiting.cancelled()
