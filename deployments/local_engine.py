@@ -49,7 +49,8 @@ class LocalEngine:
         log_file = logs / f"{new_id(flow.replace('_', '-'), SystemClock().now())}.log"
         with log_file.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "deployments.runner"],
+                # -P: a module of ours must not be mistaken for one in the directory it runs in.
+                [sys.executable, "-P", "-m", "deployments.runner"],
                 env=self._environment(),
                 cwd=Path.home(),
                 stdin=subprocess.PIPE,

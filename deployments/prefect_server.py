@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from slipway import processes
 from slipway.errors import SlipwayError
 
 #: Tried first, so that the UI has the same address every day.
@@ -59,8 +60,8 @@ class ServerProcess:
     """A running server, as its state file names it."""
 
     pid: int
-    #: With the pid, what tells this process from a later one of the same number.
-    started: float
+    #: `slipway.processes.identity`: tells it from a later process of the same number.
+    identity: str
     port: int
 
     @property
@@ -76,12 +77,7 @@ class ServerProcess:
     @property
     def alive(self) -> bool:
         """Whether this very process still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            same = process.create_time() == self.started
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return not processes.is_dead(self.identity)
 
 
 class PrefectServer:
@@ -157,8 +153,8 @@ class PrefectServer:
                 stderr=log,
                 start_new_session=True,
             )
-        started = psutil.Process(process.pid).create_time()
-        server = ServerProcess(pid=process.pid, started=started, port=port)
+        identity = processes.identity(process.pid)
+        server = ServerProcess(pid=process.pid, identity=identity, port=port)
         draft = self._state_file.with_suffix(".draft")
         draft.write_text(json.dumps(asdict(server)))
         draft.replace(self._state_file)

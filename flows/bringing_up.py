@@ -7,8 +7,7 @@ import asyncio
 from flows.driving import driving
 from flows.outcomes import Outcome
 from flows.pictures import publish_timeline
-from slipway.errors import LeaseLost, SlipwayError
-from slipway.launches import creating
+from slipway.errors import LeaseLost
 from slipway.launches.inputs import template_of
 from slipway.launches.work import Work
 from slipway.records import LaunchStatus
@@ -17,6 +16,7 @@ from tasks.ending import take_down
 from tasks.launching import (
     become_operational,
     check_health,
+    check_instance,
     create_instance,
     freeze_repositories,
     generation_key,
@@ -28,41 +28,49 @@ from tasks.launching import (
     wait_for_running,
 )
 from tasks.stepping import tell
-from tasks.threads import clouds, records
+from tasks.threads import records
+
+#: Nothing is left to be brought up.
+_OVER = (LaunchStatus.OPERATIONAL, LaunchStatus.DECOMMISSIONING, LaunchStatus.TERMINATED)
 
 
-async def bring_up(launch_id: str) -> Outcome:
+async def bring_up(launch_id: str, *, reopen_cancelled: bool = False) -> Outcome:
     """Drive a launch until it is operational or stranded; skip what an earlier driver finished.
 
     A failure is an outcome, not an exception. Cancelling the asyncio task leaves the launch as it
-    is, to be resumed, unless somebody asked for the launch itself to be cancelled.
+    is, to be resumed, unless somebody asked for the launch itself to be cancelled; one that was
+    cancelled is taken up again only by ``reopen_cancelled``. Raises `Conflict` when another
+    process is at work on it.
     """
     async with driving(launch_id) as (work, held):
+        status = await records(work.status)
+        if status in _OVER or (status is LaunchStatus.CANCELLED and not reopen_cancelled):
+            return await _outcome(work)
         try:
-            await _take_up_again(work)
+            if status in (LaunchStatus.STRANDED, LaunchStatus.CANCELLED):
+                await records(work.reopen)
+                await check_instance(work)
             await _steps(work)
         except LeaseLost as error:
-            return Outcome(
-                launch_id=launch_id, server=work.server, status="lost", reason=str(error)
-            )
-        except asyncio.CancelledError:
+            return _lost(work, error)
+        except asyncio.CancelledError as error:
+            if held.lost:
+                return _lost(work, error)
             if held.cancelled:
                 await asyncio.shield(records(work.cancel))
                 return await _outcome(work)
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is: stranded, never unknown)
-            await records(work.strand, error)
-            tell(work, LaunchStatus.STRANDED)
-            launch = await records(work.launch)
-            if launch.on_failure == "terminate":
-                await take_down(work, reason="stranded, and to be terminated then")
+            # An error after the last step has no launch to strand: it is operational.
+            if await records(work.strand, error):
+                tell(work, LaunchStatus.STRANDED)
+                if (await records(work.launch)).on_failure == "terminate":
+                    await take_down(work, reason="stranded, and to be terminated then")
         await publish_timeline(work)
         return await _outcome(work)
 
 
 async def _steps(work: Work) -> None:
-    if await records(work.status) is LaunchStatus.OPERATIONAL:
-        return
     await resolve_template(work)
     values = await resolve_launch_inputs(work)
     await create_instance(work)
@@ -79,14 +87,9 @@ async def _steps(work: Work) -> None:
     await become_operational(work)
 
 
-async def _take_up_again(work: Work) -> None:
-    """A launch that stranded walks its phases again; one whose instance is gone gets another."""
-    status = await records(work.status)
-    if status in (LaunchStatus.STRANDED, LaunchStatus.CANCELLED):
-        await records(work.reopen)
-        await clouds(creating.next_generation, work)
-    elif status in (LaunchStatus.DECOMMISSIONING, LaunchStatus.TERMINATED):
-        raise SlipwayError(f"launch {work.launch_id} is {status}: it cannot be brought up again")
+def _lost(work: Work, error: BaseException) -> Outcome:
+    reason = str(error) or "another process has taken over"
+    return Outcome(launch_id=work.launch_id, server=work.server, status="lost", reason=reason)
 
 
 async def _outcome(work: Work) -> Outcome:

@@ -14,6 +14,8 @@ from flows.pictures import publish_timeline
 from slipway.errors import Conflict
 from slipway.launches.ending import request_cancel
 from slipway.launches.requests import find_launch
+from slipway.launches.work import get_launch
+from slipway.lifecycle import PHASES
 from slipway.records import LaunchStatus
 from tasks.ending import take_down
 from tasks.services import current_services
@@ -21,7 +23,7 @@ from tasks.threads import records
 
 #: How long a launch that is still being driven has to let go: its driver looks every 2 s, and a
 #: script that runs on the server is not waited for.
-LET_GO_S = 60.0
+LET_GO_S = 120.0
 
 
 @flow(
@@ -54,7 +56,10 @@ async def _drive(launch_id: str, reason: str) -> None:
         except Conflict:
             if services.clock.monotonic() >= give_up:
                 raise
-            if not asked:
+            # Something else at work on a server that is up (a script, another decommission) is
+            # waited for; only a launch is cancelled.
+            coming_up = (await records(get_launch, services, launch_id)).status in PHASES[:-1]
+            if coming_up and not asked:
                 await records(request_cancel, services, launch_id, actor=actor())
                 asked = True
         await asyncio.sleep(0.5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,11 @@ from slipway.launches.work import Work, take_up
 from tasks.services import current_services
 from tasks.threads import records
 
+#: What the audit has room for.
+ACTOR_LENGTH = 128
+
+_log = logging.getLogger("slipway.driving")
+
 #: How soon a request to cancel is noticed.
 LOOK_S = 2.0
 
@@ -30,8 +36,10 @@ class Held:
 
     work: Work
     driver: asyncio.Task[object]
-    #: Why its driver was stopped, if we stopped it.
+    #: We stopped its driver because somebody asked for the launch to be cancelled …
     cancelled: bool = False
+    #: … or because another process has taken the launch over.
+    lost: bool = False
 
 
 class Keeper:
@@ -66,18 +74,30 @@ class Keeper:
         renewed = clock.monotonic()
         while self._held:
             await asyncio.sleep(min(LOOK_S, renew_every_s))
-            held = dict(self._held)
-            for launch_id in await records(cancel_requests, self.services, held):
-                if not held[launch_id].cancelled:
-                    held[launch_id].cancelled = True
-                    held[launch_id].driver.cancel("cancelled on request")
-            if clock.monotonic() - renewed >= renew_every_s:
-                renewed = clock.monotonic()
-                for each in held.values():
-                    try:
-                        await records(each.work.driver.renew)
-                    except LeaseLost:
-                        each.driver.cancel("another process has taken over")
+            try:
+                await self._stop_cancelled()
+                if clock.monotonic() - renewed >= renew_every_s:
+                    await self._renew()
+                    renewed = clock.monotonic()
+            except Exception:  # noqa: BLE001  (logged, and tried again)
+                # A database that is away for a moment must not end the renewals for good.
+                _log.exception("leases could not be looked after; trying again")
+
+    async def _stop_cancelled(self) -> None:
+        for launch_id in await records(cancel_requests, self.services, list(self._held)):
+            held = self._held.get(launch_id)
+            if held is not None and not held.cancelled:
+                held.cancelled = True
+                held.driver.cancel("cancelled on request")
+
+    async def _renew(self) -> None:
+        for launch_id, held in list(self._held.items()):
+            try:
+                await records(held.work.driver.renew)
+            except LeaseLost:
+                if self._held.get(launch_id) is held:
+                    held.lost = True
+                    held.driver.cancel("another process has taken over")
 
 
 _keepers: WeakKeyDictionary[asyncio.AbstractEventLoop, Keeper] = WeakKeyDictionary()
@@ -89,7 +109,16 @@ async def driving(launch_id: str) -> AsyncIterator[tuple[Work, Held]]:
     services = current_services()
     context = FlowRunContext.get()
     run_id = str(context.flow_run.id) if context and context.flow_run else None
-    work = await records(take_up, services, launch_id, actor=actor(), flow_run_id=run_id)
+    taking = asyncio.ensure_future(
+        records(take_up, services, launch_id, actor=actor(), flow_run_id=run_id)
+    )
+    try:
+        work = await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        # A lease that was taken while we were told to stop would stay with us for nothing.
+        with contextlib.suppress(Exception):
+            await records((await taking).driver.release)
+        raise
     loop = asyncio.get_running_loop()
     keeper = _keepers.get(loop)
     if keeper is None or keeper.services is not services:
@@ -103,5 +132,5 @@ def actor() -> str:
     context = FlowRunContext.get()
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     if context is None or context.flow_run is None:
-        return who
-    return f"flow-run/{context.flow_run.name} ({who})"
+        return who[:ACTOR_LENGTH]
+    return f"flow-run/{context.flow_run.name} ({who})"[:ACTOR_LENGTH]

@@ -16,7 +16,7 @@ from slipway.launches.requests import LaunchRequest, request_launch
 from slipway.records import LaunchStatus
 from tasks.services import current_services
 from tasks.stepping import RECORD_STEP
-from tasks.threads import records
+from tasks.threads import clouds
 
 
 @flow(
@@ -39,7 +39,7 @@ async def launch_server(request: LaunchRequest) -> State[Any]:
 @task(task_run_name="{request.name}: record the request", **RECORD_STEP)
 async def record_request(request: LaunchRequest) -> str:
     """Check the request whole and put it on record; answers the launch's id."""
-    launch = await records(request_launch, current_services(), request, actor=actor())
+    launch = await clouds(request_launch, current_services(), request, actor=actor())
     return launch.id
 
 

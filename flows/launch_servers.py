@@ -15,7 +15,7 @@ from flows.bringing_up import bring_up
 from flows.driving import actor
 from flows.outcomes import Outcome
 from flows.pictures import publish_fleet
-from slipway.errors import SlipwayError
+from slipway.errors import Conflict
 from slipway.launches.requests import (
     LaunchRequest,
     find_by_key,
@@ -24,7 +24,7 @@ from slipway.launches.requests import (
 )
 from slipway.records import LaunchStatus
 from tasks.services import current_services
-from tasks.threads import records
+from tasks.threads import clouds
 
 #: Measured: a run page with 1,200 task runs is fine, one with 6,000 blocks for half a minute.
 SERVERS_PER_RUN = 100
@@ -41,7 +41,7 @@ async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
     than `SERVERS_PER_RUN` are split over as many subflows as it takes."""
     context = FlowRunContext.get()
     flow_run = str(context.flow_run.id) if context and context.flow_run else ""
-    launch_ids = await records(_record, requests, flow_run)
+    launch_ids = await clouds(_record, requests, flow_run)
     shards = [
         launch_ids[start : start + SERVERS_PER_RUN]
         for start in range(0, len(launch_ids), SERVERS_PER_RUN)
@@ -49,8 +49,15 @@ async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
     if len(shards) == 1:
         outcomes = await bring_up_all(shards[0])
     else:
-        found = await asyncio.gather(*(launch_shard(shard) for shard in shards))
-        outcomes = [Outcome(**outcome) for shard in found for outcome in shard]
+        found = await asyncio.gather(
+            *(launch_shard(shard) for shard in shards), return_exceptions=True
+        )
+        outcomes = []
+        for shard, result in zip(shards, found, strict=True):
+            if isinstance(result, BaseException):
+                outcomes += [_unknown(launch_id, result) for launch_id in shard]
+            else:
+                outcomes += [Outcome(**outcome) for outcome in result]
     await publish_fleet(outcomes)
     return fleet_state(outcomes)
 
@@ -62,15 +69,21 @@ async def launch_shard(launch_ids: list[str]) -> list[dict[str, str]]:
 
 
 async def bring_up_all(launch_ids: list[str]) -> list[Outcome]:
-    """Drive all of them; an error that is nobody's fault but ours is that launch's outcome."""
+    """Drive all of them; whatever goes wrong with one is that launch's outcome alone."""
 
     async def one(launch_id: str) -> Outcome:
         try:
             return await bring_up(launch_id)
-        except SlipwayError as error:
-            return Outcome(launch_id=launch_id, server=launch_id, status="busy", reason=str(error))
+        except Exception as error:  # noqa: BLE001  (it must not reach the other launches)
+            return _unknown(launch_id, error)
 
     return list(await asyncio.gather(*(one(launch_id) for launch_id in launch_ids)))
+
+
+def _unknown(launch_id: str, error: BaseException) -> Outcome:
+    status = "busy" if isinstance(error, Conflict) else "error"
+    reason = str(error) or type(error).__name__
+    return Outcome(launch_id=launch_id, server=launch_id, status=status, reason=reason)
 
 
 def fleet_state(outcomes: list[Outcome]) -> State[Any]:

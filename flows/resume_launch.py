@@ -17,10 +17,10 @@ from tasks.threads import records
 @flow(
     name="resume-launch",
     flow_run_name="resume {launch}",
-    description="Take a launch up again; finished steps are skipped, no script runs twice.",
+    description="Take a launch up again: finished steps are skipped, a failed script runs anew.",
     persist_result=False,
 )
 async def resume_launch(launch: str) -> State[Any]:
     """``launch`` is a launch's id or a server's name."""
     found = await records(find_launch, current_services(), launch)
-    return to_state(await bring_up(found.id))
+    return to_state(await bring_up(found.id, reopen_cancelled=True))

@@ -34,11 +34,24 @@ class Database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        options: dict[str, Any] = {"pool_size": 8, "max_overflow": 24}
+        options: dict[str, Any] = {
+            "pool_size": 8,
+            "max_overflow": 24,
+            # A database error reaches records and run pages: it must not carry the values along.
+            "hide_parameters": True,
+            # A server that was restarted has forgotten our connections.
+            "pool_pre_ping": not self.is_sqlite,
+        }
         self._engine = sa.create_engine(parsed, **options)
         if self.is_sqlite:
             sa.event.listen(self._engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._reading = self._engine
+        if not self.is_sqlite:
+            # SQLite reads from a snapshot by itself; PostgreSQL has to be told.
+            self._reading = self._engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
         self._writing = self._engine.execution_options(slipway_write=True)
         # SQLite has one writer at a time and its lock is polled: inside one process a mutex is
         # fairer and cheaper.
@@ -55,7 +68,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """One consistent look."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             yield connection
 
     def migrate(self) -> None:

@@ -8,24 +8,20 @@ lease in the same transaction, so a driver that was taken for dead and comes bac
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from slipway import audit
+from slipway import audit, processes
 from slipway.audit import Masker, Note
 from slipway.clock import Clock
 from slipway.database import Database
-from slipway.errors import Conflict, LeaseLost
+from slipway.errors import Conflict, LeaseLost, LifecycleError
 from slipway.records import AuditKind, Lease, Step, StepStatus
 
 _STEPS = Step.__table__  # type: ignore[attr-defined]
@@ -65,9 +61,10 @@ _NEXT_ATTEMPT = (
     )
 )
 _SAVE_STEP = sa.update(_STEPS).where(*_THIS_STEP).values(result=sa.bindparam("found"))
+#: Only a step that runs can end: a success whose commit was answered late stays one.
 _END_STEP = (
     sa.update(_STEPS)
-    .where(*_THIS_STEP)
+    .where(*_THIS_STEP, _STEPS.c.status == StepStatus.RUNNING.value)
     .values(
         status=sa.bindparam("outcome"),
         ended_at=sa.bindparam("at"),
@@ -173,7 +170,8 @@ class Driver:
             connection.execute(
                 sa.update(_LEASES)
                 .where(_LEASES.c.subject == self.subject, _LEASES.c.epoch == self._epoch)
-                .values(holder="", until=self.clock.now())
+                # A thread of ours that is late must find the door shut.
+                .values(holder="", epoch=self._epoch + 1, until=self.clock.now())
             )
 
 
@@ -201,13 +199,15 @@ class StepRun:
         self, result: Mapping[str, Any], *, also: Also | None = None, notes: Sequence[Note] = ()
     ) -> None:
         """Commit what is known so far, for whoever tries again, with ``notes`` and ``also``."""
-        self.result = {**self.result, **result}
+        self.result = {**self.result, **self.driver.masker.value(result)}
         with self.driver.transaction() as connection:
             connection.execute(_SAVE_STEP, {**self._this, "found": self.result})
-            if notes:
-                self.driver.write(connection, notes)
+            # The launch's row before the audit's head, as everywhere: or two could wait for each
+            # other.
             if also is not None:
                 also(connection)
+            if notes:
+                self.driver.write(connection, notes)
 
     def succeed(
         self,
@@ -219,31 +219,36 @@ class StepRun:
     ) -> dict[str, Any]:
         """Mark the step done. ``notes`` are written before the entry that says so, and ``also``
         runs, in the same transaction. Answers the result."""
-        self.result = {**self.result, **(result or {})}
+        result = self.driver.masker.value(result or {})
+        self.result = {**self.result, **result}
         self.summary = summary or f"{self.title}: done"
         duration_s = round(self.driver.clock.monotonic() - self._started, 3)
         with self.driver.transaction() as connection:
-            self._end(connection, StepStatus.SUCCEEDED)
+            if not self._end(connection, StepStatus.SUCCEEDED):
+                raise LifecycleError(f"step {self.key} of {self.driver.subject} is over already")
             note = Note(
                 kind=AuditKind.INFO,
                 summary=self.summary,
                 step=self.key,
-                detail={"outcome": "succeeded", "duration_s": duration_s, **(result or {})},
+                detail={"outcome": "succeeded", "duration_s": duration_s, **result},
             )
-            self.driver.write(connection, [*notes, note])
             if also is not None:
                 also(connection)
+            self.driver.write(connection, [*notes, note])
         self.finished = True
         return self.result
 
     def fail(self, error: BaseException) -> None:
-        """Record that this attempt failed. A lost lease is not recorded: it is not our record."""
+        """Record that this attempt failed. A lost lease is not recorded: it is not our record; nor
+        is anything that went wrong after the step had succeeded."""
         if isinstance(error, LeaseLost):
             return
-        sentence = self.driver.masker.text(str(error) or type(error).__name__)
+        # PostgreSQL takes no NUL in text.
+        sentence = self.driver.masker.text(str(error) or type(error).__name__).replace("\0", "")
         duration_s = round(self.driver.clock.monotonic() - self._started, 3)
         with self.driver.transaction() as connection:
-            self._end(connection, StepStatus.FAILED, sentence)
+            if not self._end(connection, StepStatus.FAILED, sentence):
+                return
             note = Note(
                 kind=AuditKind.ERROR,
                 summary=sentence,
@@ -260,14 +265,14 @@ class StepRun:
     def _this(self) -> dict[str, str]:
         return {"of": self.driver.subject, "step": self.key}
 
-    def _end(self, connection: sa.Connection, outcome: StepStatus, sentence: str = "") -> None:
+    def _end(self, connection: sa.Connection, outcome: StepStatus, sentence: str = "") -> bool:
         values = {
             "outcome": outcome.value,
             "at": self.driver.clock.now(),
             "found": self.result,
             "sentence": sentence,
         }
-        connection.execute(_END_STEP, {**self._this, **values})
+        return connection.execute(_END_STEP, {**self._this, **values}).rowcount == 1
 
 
 def acquire(
@@ -329,34 +334,18 @@ def steps_of(database: Database, subject: str) -> list[Step]:
         return [Step(**row) for row in connection.execute(query).mappings()]
 
 
-_this_process: tuple[int, str] | None = None
-_this_process_lock = threading.Lock()
-
-
 def _this_holder() -> str:
-    """``host/pid/start/nonce``: enough for another process of this host to see that we died."""
-    global _this_process
-    with _this_process_lock:
-        if _this_process is None or _this_process[0] != os.getpid():
-            started = psutil.Process().create_time()
-            _this_process = (os.getpid(), f"{socket.gethostname()}/{os.getpid()}/{started}")
-        return f"{_this_process[1]}/{secrets.token_hex(4)}"
+    """This process, and a word of its own for each lease."""
+    return f"{processes.identity()}#{secrets.token_hex(4)}"
 
 
 def _host(holder: str) -> str:
-    return holder.split("/", maxsplit=1)[0]
+    return holder.split("/", 1)[0]
 
 
 def _pid(holder: str) -> str:
-    return holder.split("/")[1]
+    return holder.split("/")[3]
 
 
 def _is_dead(holder: str) -> bool:
-    host, pid, started, _ = holder.split("/")
-    if host != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(int(pid))
-        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() != float(started)
-    except psutil.NoSuchProcess:
-        return True
+    return processes.is_dead(holder.partition("#")[0])

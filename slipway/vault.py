@@ -7,8 +7,6 @@ gives nothing away.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,6 +16,7 @@ from pydantic import SecretStr
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import NotFound, SlipwayError
+from slipway.keyfiles import read_or_make
 from slipway.records import Credential
 
 _CREDENTIALS = Credential.__table__  # type: ignore[attr-defined]
@@ -67,6 +66,10 @@ class Vault:
             raise NotFound(
                 f"there is no credential {name}: store it with 'slipway credential set NAME'"
             )
+        if not self._key_file.exists():
+            raise SlipwayError(
+                f"the key {self._key_file} that credential {name} was encrypted with is missing"
+            )
         try:
             return SecretStr(self._cipher().decrypt(ciphertext).decode())
         except InvalidToken:
@@ -102,14 +105,4 @@ class Vault:
         connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.launch_id == launch_id))
 
     def _cipher(self) -> Fernet:
-        with contextlib.suppress(FileNotFoundError):
-            return Fernet(self._key_file.read_bytes())
-        self._key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Linked into place complete, so that of two first uses at once one key wins.
-        draft = self._key_file.with_name(f".{self._key_file.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_bytes(Fernet.generate_key())
-        with contextlib.suppress(FileExistsError):
-            self._key_file.hardlink_to(draft)
-        draft.unlink()
-        return Fernet(self._key_file.read_bytes())
+        return Fernet(read_or_make(self._key_file, Fernet.generate_key))

@@ -8,7 +8,7 @@ from slipway.clouds.base import InstanceState
 from slipway.errors import SlipwayError
 from slipway.launches import ending, inputs
 from slipway.launches.creating import cloud_of
-from slipway.launches.work import Work
+from slipway.launches.work import Work, step_key
 from slipway.records import LaunchStatus
 from tasks.launching import run_script
 from tasks.stepping import CLOUD_STEP, RECORD_STEP, step, tell
@@ -21,6 +21,8 @@ TERMINATED_LIMIT_S = 900.0
 
 async def take_down(work: Work, *, reason: str) -> None:
     """Decommission scripts where they make sense, then the end of the instance."""
+    if await records(work.status) is LaunchStatus.TERMINATED:
+        return
     run_scripts = await records(ending.start_ending, work, reason=reason)
     tell(work, LaunchStatus.DECOMMISSIONING)
     if run_scripts:
@@ -34,13 +36,10 @@ async def decommission_scripts(work: Work) -> None:
     """Run them in order. One that fails is on record and stops nothing: the server goes anyway."""
     launch = await records(work.launch)
     template = await records(inputs.template_of, work.services, launch)
-    if not template.decommission:
-        return
-    result = await records(inputs.recorded, work)
-    values = await records(inputs.load, work, result)
     for script in template.decommission:
         try:
-            await run_script(work, values, script.key, key=f"decommission:{script.key}")
+            values = await records(inputs.load, work, await records(inputs.recorded, work))
+            await run_script(work, values, script.key, key=step_key(f"decommission:{script.key}"))
         except SlipwayError as error:
             await records(ending.note_failed_script, work, script.key, error)
 
@@ -63,9 +62,12 @@ async def wait_for_terminated(work: Work) -> None:
         watch = lookout(work.services, cloud_of(work.services, launch), launch.region)
         wanted = frozenset({InstanceState.TERMINATED})
         for instance_id in await records(ending.asked_to_terminate, work):
-            waiter = await watch.wait(instance_id, wanted, limit_s=TERMINATED_LIMIT_S)
-            state = waiter.last.state if waiter.last else None
-            ending.check_terminated(state, instance_id)
+            # Asked again: the first time may have come too early to have an effect.
+            await clouds(ending.ask_again, work, instance_id)
+            waiter = await watch.wait(
+                instance_id, wanted, limit_s=TERMINATED_LIMIT_S, hopeless=frozenset(), gone=True
+            )
+            ending.check_terminated(waiter)
         await records(run.succeed, "the instance is gone")
 
 

@@ -27,7 +27,7 @@ from tasks.stepping import (
     step,
     tell,
 )
-from tasks.threads import clouds, records, servers
+from tasks.threads import clouds, following, questions, records
 from tasks.watching import lookout
 
 #: RightScale's figures for a value of another server: asked every 20 s there, cheaper here;
@@ -48,7 +48,7 @@ FLUSH_S = 1.0
 
 def generation_key(work: Work, key: str) -> str:
     """The step's key, told apart for a second instance of the same launch."""
-    return key if work.generation == 1 else f"{key}#{work.generation}"
+    return creating.generation_step(work.generation, key)
 
 
 @task(task_run_name="{work.server}: resolve template", **RECORD_STEP)
@@ -75,6 +75,12 @@ async def create_instance(work: Work) -> None:
     async with step(work, key, "Create the instance", phase=LaunchStatus.PROVISIONING) as run:
         if not run.finished:
             await clouds(creating.create_instance, work, run)
+
+
+@task(task_run_name="{work.server}: check instance", **CLOUD_STEP)
+async def check_instance(work: Work) -> None:
+    """See whether a launch that is taken up again still has an instance that can be brought up."""
+    await clouds(creating.next_generation, work)
 
 
 @task(task_run_name="{work.server}: wait for running", **CLOUD_STEP)
@@ -115,7 +121,7 @@ async def pass_clock_gate(work: Work) -> None:
             await patiently(
                 work,
                 run,
-                lambda: servers(clocking.pass_gate, work, run),
+                lambda: following(clocking.pass_gate, work, run),
                 limit_s=REACHABLE_AGAIN_S,
             )
 
@@ -151,8 +157,10 @@ async def check_health(work: Work) -> None:
             return
         launch, checks = await records(health.outside_checks, work)
         clock = work.services.clock
-        deadline, pause_s = clock.monotonic() + HEALTH_LIMIT_S, 0.1
-        while (failed := await servers(health.failed_check, launch, checks)) is not None:
+        deadline, pause_s = None, 0.1
+        while (failed := await questions(health.failed_check, launch, checks)) is not None:
+            # From the first answer on: waiting for a thread of ours is not the server's fault.
+            deadline = deadline or clock.monotonic() + HEALTH_LIMIT_S
             if clock.monotonic() >= deadline:
                 raise GateFailed(f"not healthy after {HEALTH_LIMIT_S:g} s: {failed}")
             await asyncio.sleep(pause_s)
@@ -203,7 +211,7 @@ async def _through(waiting: Waiting, probe: booting.BootProbe) -> Verdict:
             answer = None
             continue
         try:
-            answer = await servers(probe, todo.timeout_s)
+            answer = await questions(probe, todo.timeout_s)
         except SlipwayError as error:
             answer = error
 
@@ -223,13 +231,16 @@ async def _follow(attempt: Attempt) -> ScriptOutcome:
     """Follow a run to its end, one connection after the other, and keep its output flowing into
     the record."""
     while True:
-        following = asyncio.ensure_future(servers(attempt.follow))
+        turn = asyncio.ensure_future(following(attempt.follow))
         try:
-            while not (await asyncio.wait([following], timeout=FLUSH_S))[0]:
+            while not (await asyncio.wait([turn], timeout=FLUSH_S))[0]:
                 await records(attempt.flush)
-        except asyncio.CancelledError:
-            following.cancel()
-            raise
-        outcome = following.result()
+        finally:
+            if not turn.done():
+                # Cancelled, or the record cannot be written: nothing must go on behind our back.
+                attempt.abandon()
+                turn.cancel()
+                await asyncio.wait([turn])
+        outcome = turn.result()
         if outcome.status is not RunStatus.RUNNING:
             return outcome

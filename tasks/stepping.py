@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from slipway.errors import ConnectionFailed, ConnectionLost, SlipwayError
+from slipway.launches.connecting import CONNECT_TIMEOUT_S
 from slipway.launches.work import Work
 from slipway.records import LaunchStatus
 from slipway.steps import StepRun
@@ -32,6 +33,13 @@ def _is_retryable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bo
     """Whether trying again may help; the error's class knows."""
     error = getattr(state.data, "exception", state.data)
     return isinstance(error, SlipwayError) and error.retryable
+
+
+def _is_retryable_on_server(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """The same, but for a server that cannot be reached: `patiently` has waited long enough."""
+    error = getattr(state.data, "exception", state.data)
+    unreachable = isinstance(error, ConnectionFailed | ConnectionLost)
+    return not unreachable and _is_retryable(task, run, state)
 
 
 class TaskOptions(TypedDict):
@@ -57,7 +65,7 @@ CLOUD_STEP: TaskOptions = {
 SERVER_STEP: TaskOptions = {
     "retries": 2,
     "retry_delay_seconds": [1, 5],
-    "retry_condition_fn": _is_retryable,
+    "retry_condition_fn": _is_retryable_on_server,
     "persist_result": False,
     "tags": ["slipway", "server"],
 }
@@ -120,10 +128,14 @@ async def patiently(
     away_since: float | None = None
     pause_s = 0.2
     while True:
+        began = clock.monotonic()
         try:
             return await attempt()
         except (ConnectionFailed, ConnectionLost) as error:
             now = clock.monotonic()
+            if away_since is not None and now - began > CONNECT_TIMEOUT_S + 5:
+                # Longer than connecting takes: it was there in between, this is another outage.
+                away_since = None
             if away_since is None:
                 away_since, pause_s = now, 0.2
                 await records(run.note, f"waiting for the server to answer again: {error}")
@@ -139,6 +151,9 @@ def _without_secrets(work: Work, error: Exception) -> Exception:
     masked = work.driver.masker.text(message)
     if masked == message:
         return error
-    if isinstance(error, SlipwayError):
-        return type(error)(masked)
-    return SlipwayError(f"{type(error).__name__}: {masked}")
+    if not isinstance(error, SlipwayError):
+        return SlipwayError(f"{type(error).__name__}: {masked}")
+    # Not through its constructor: what else that wants may hold the secret too.
+    clean = type(error).__new__(type(error))
+    clean.args = (masked,)
+    return clean

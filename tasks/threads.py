@@ -17,9 +17,12 @@ class Pools:
     """The thread pools of one process: a slow server must not keep the records waiting."""
 
     def __init__(self, *, connections: int) -> None:
+        # SQLite has one writer: more threads would only wait for each other.
         self.records = ThreadPoolExecutor(1, "slipway-records")
         self.clouds = ThreadPoolExecutor(8, "slipway-clouds")
-        self.servers = ThreadPoolExecutor(connections, "slipway-servers")
+        # Those who follow a script stay for a while; a short question must not queue behind them.
+        self.questions = ThreadPoolExecutor(max(connections // 4, 1), "slipway-questions")
+        self.followers = ThreadPoolExecutor(max(connections * 3 // 4, 1), "slipway-followers")
 
 
 _pools: tuple[int, Pools] | None = None
@@ -40,19 +43,18 @@ async def in_thread(
 ) -> T:
     """Run blocking code in a thread of this pool and await it.
 
-    A cancelled caller still waits for the thread: leaving it behind would let it write to records
-    that somebody else may own by then.
+    A cancelled caller takes the work back if it has not begun, and waits for its end if it has:
+    leaving it behind would let it write to records that somebody else may own by then.
     """
-    loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(pool, functools.partial(function, *args, **kwargs))
+    job = pool.submit(functools.partial(function, *args, **kwargs))
+    future = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
-        if not future.done():
+        if not job.cancel() and not future.done():
             await asyncio.wait([future])
-        if not future.cancelled():
-            # Looked at, or asyncio would complain that nobody did.
-            future.exception()
+        if future.done() and not future.cancelled():
+            future.exception()  # looked at: nobody else will
         raise
 
 
@@ -66,6 +68,11 @@ async def clouds(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     return await in_thread(pools().clouds, function, *args, **kwargs)
 
 
-async def servers(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run code that holds a connection to a server."""
-    return await in_thread(pools().servers, function, *args, **kwargs)
+async def questions(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run code that asks a server something and is done in seconds."""
+    return await in_thread(pools().questions, function, *args, **kwargs)
+
+
+async def following(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run code that holds a connection to a server for longer."""
+    return await in_thread(pools().followers, function, *args, **kwargs)

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from slipway.clouds.base import TAG_INSTALLATION, Cloud, InstanceState
 from slipway.errors import CloudError
 from slipway.launches.services import Services
-from slipway.watch.waiting import Waiter, Watch
+from slipway.watch.waiting import HOPELESS, Waiter, Watch
 from tasks.threads import clouds
 
 
@@ -26,11 +26,18 @@ class Lookout:
         self._wake = asyncio.Event()
 
     async def wait(
-        self, instance_id: str, wanted: frozenset[InstanceState], *, limit_s: float
+        self,
+        instance_id: str,
+        wanted: frozenset[InstanceState],
+        *,
+        limit_s: float,
+        hopeless: frozenset[InstanceState] = HOPELESS,
+        gone: bool = False,
     ) -> Waiter:
         """Wait until the instance is in a wanted state, or cannot get there, or time is over."""
         clock = self._services.clock
-        waiter = Waiter(instance_id, wanted, deadline=clock.monotonic() + limit_s)
+        deadline = clock.monotonic() + limit_s
+        waiter = Waiter(instance_id, wanted, deadline, hopeless=hopeless, gone=gone)
         future = asyncio.get_running_loop().create_future()
         self._settled[id(waiter)] = future
         self._watch.add(waiter)
@@ -49,10 +56,12 @@ class Lookout:
         clock = self._services.clock
         tags = {TAG_INSTALLATION: self._services.installation_id}
         while len(self._watch):
+            listed_at = clock.monotonic()
             try:
                 listing = await clouds(self._cloud.list_instances, self._region, tags=tags)
             except CloudError:
                 # A throttled or lost listing changes nothing for anyone; time still passes.
+                self._watch.failed()
                 done = self._watch.expire(monotonic=clock.monotonic())
             else:
                 done = self._watch.observe(listing, now=clock.now(), monotonic=clock.monotonic())
@@ -61,9 +70,19 @@ class Lookout:
                 if not future.done():
                     future.set_result(None)
             if len(self._watch):
-                self._wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._watch.pause_s)
+                await self._pause(listed_at)
+
+    async def _pause(self, listed_at: float) -> None:
+        """Until the next listing is due. A new waiter brings it forward, though never below the
+        shortest pause, and not while the cloud has trouble."""
+        self._wake.clear()
+        if self._watch.failing:
+            await asyncio.sleep(self._watch.pause_s)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), self._watch.pause_s)
+        passed_s = self._services.clock.monotonic() - listed_at
+        await asyncio.sleep(max(self._watch.shortest_pause_s - passed_s, 0))
 
     def _pass_on(self, loop_task: asyncio.Task[None]) -> None:
         """Nobody must wait for a loop that is no more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slipway.errors import ConnectionFailed, HostKeyMismatch
+from slipway.errors import CloudError, ConnectionFailed, HostKeyMismatch
 from slipway.gates.linux import linux_gate, probe_linux
 from slipway.gates.wait import Gate, Reading, Verdict
 from slipway.launches.connecting import connect, console_host_key
@@ -18,6 +18,11 @@ DEADLINE_S = 900.0
 #: never print one exist; after this the key of the first contact is trusted, and the audit says so.
 CONSOLE_KEY_WAIT_S = 120.0
 
+#: Between two looks at the console, which clouds throttle: from the first to the second, and up to
+#: the longest, doubling.
+CONSOLE_PAUSE_S = 0.5
+LONGEST_CONSOLE_PAUSE_S = 10.0
+
 
 class BootProbe:
     """Probes one booting server, and pins its host key on the way."""
@@ -29,6 +34,8 @@ class BootProbe:
         self._started = work.services.clock.monotonic()
         self._pinned = self._launch.host_key
         self._from_console = False
+        self._console_pause_s = CONSOLE_PAUSE_S
+        self._next_console = self._started
 
     @property
     def gate(self) -> Gate:
@@ -46,7 +53,7 @@ class BootProbe:
                 return probe_linux(remote, timeout_s=timeout_s)
         except HostKeyMismatch as error:
             # cloud-init replaces the keys once; only the console can vouch for the new one.
-            newest = console_host_key(self._work, self._launch)
+            newest = self._read_console()
             if newest is not None and newest != self._pinned:
                 self._pinned, self._from_console = newest, True
             raise ConnectionFailed(str(error)) from error
@@ -72,8 +79,22 @@ class BootProbe:
             also=lambda c: self._work.update(c, host_key=key),
         )
 
+    def _read_console(self) -> str | None:
+        clock = self._work.services.clock
+        if clock.monotonic() < self._next_console:
+            return None
+        try:
+            return console_host_key(self._work, self._launch)
+        except CloudError as error:
+            if not error.retryable:
+                raise
+            raise ConnectionFailed(f"the console cannot be read now: {error}") from error
+        finally:
+            self._next_console = clock.monotonic() + self._console_pause_s
+            self._console_pause_s = min(self._console_pause_s * 2, LONGEST_CONSOLE_PAUSE_S)
+
     def _pin(self) -> None:
-        key = console_host_key(self._work, self._launch)
+        key = self._read_console()
         if key is not None:
             self._pinned, self._from_console = key, True
             return

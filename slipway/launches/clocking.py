@@ -9,7 +9,7 @@ from slipway.launches.work import Work
 from slipway.steps import StepRun
 
 #: For measuring, correcting and a time service that has just been started.
-DEADLINE_S = 120.0
+DEADLINE_S = 60.0
 
 _DEFAULT = ClockGate()
 

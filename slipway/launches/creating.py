@@ -19,15 +19,17 @@ from slipway.errors import InstanceFailed, NotFound
 from slipway.launches.names import nearest
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
-from slipway.launches.work import Work
+from slipway.launches.work import Work, recorded_result, step_key
 from slipway.records import AuditKind, Launch, LaunchStatus
 from slipway.steps import StepRun
-from slipway.watch.waiting import Seen, Waiter
+from slipway.watch.waiting import HOPELESS, Seen, Waiter
 
 #: Which of a launch's instances this is; EC2 does not tell the token of an instance.
 TAG_GENERATION = "slipway:generation"
 
-_GONE = frozenset({InstanceState.TERMINATED, InstanceState.FAILED})
+#: Listings of a cloud may lag: an instance is gone only when this many in a row do not show it.
+ABSENT_LISTINGS = 3
+ABSENT_PAUSE_S = 2.0
 
 
 def cloud_of(services: Services, launch: Launch) -> Cloud:
@@ -58,6 +60,9 @@ def create_instance(work: Work, run: StepRun) -> None:
     token = client_token(services.installation_id, launch.id, launch.generation)
     instance: Instance | None = None
     how = "created"
+    if launch.instance_id is not None:
+        run.succeed(f"instance {launch.instance_id} was made before")
+        return
     if launch.create_intended_at is None:
         # No intent on record: nobody can have tried before, so there is nothing to look for.
         now = services.clock.now()
@@ -86,9 +91,7 @@ def next_generation(work: Work) -> bool:
     launch = work.launch()
     if launch.instance_id is None:
         return False
-    found = {instance.id: instance for instance in instances_of(work.services, launch)}
-    instance = found.get(launch.instance_id)
-    if instance is None or instance.state not in _GONE:
+    if not _is_gone(work, launch):
         return False
     with work.driver.transaction() as connection:
         work.update(
@@ -153,10 +156,31 @@ def finish_launch(work: Work, run: StepRun) -> None:
     )
 
 
+def _is_gone(work: Work, launch: Launch) -> bool:
+    """Terminated, failed, or listed once and not any more."""
+    try:
+        recorded_result(work, generation_step(launch.generation, "wait-for-running"))
+        was_listed = True
+    except NotFound:
+        was_listed = False
+    for _ in range(ABSENT_LISTINGS):
+        found = {instance.id: instance for instance in instances_of(work.services, launch)}
+        instance = found.get(launch.instance_id or "")
+        if instance is not None or not was_listed:
+            return instance is not None and instance.state in HOPELESS
+        work.services.clock.sleep(ABSENT_PAUSE_S)
+    return True
+
+
+def generation_step(generation: int, key: str) -> str:
+    """The key of a step that belongs to an instance, told apart for a second one."""
+    return step_key(key if generation == 1 else f"{key}#{generation}")
+
+
 def _find(services: Services, launch: Launch) -> Instance | None:
     for instance in instances_of(services, launch):
         same = instance.tags.get(TAG_GENERATION) == str(launch.generation)
-        if same and instance.state not in _GONE:
+        if same and instance.state not in HOPELESS:
             return instance
     return None
 

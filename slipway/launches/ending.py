@@ -10,17 +10,16 @@ from slipway import audit
 from slipway.audit import Note
 from slipway.clouds.base import InstanceState
 from slipway.errors import CapacityUnavailable, CloudRefused, InstanceFailed, SlipwayError
-from slipway.launches.creating import cloud_of, instance_spec, instances_of
+from slipway.launches.creating import TAG_GENERATION, cloud_of, instance_spec, instances_of
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
 from slipway.launches.work import Work, recorded_result
 from slipway.lifecycle import PHASES, Event, subject_of
 from slipway.records import AuditKind, Launch, LaunchStatus
 from slipway.steps import StepRun
+from slipway.watch.waiting import Seen, Waiter
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
-
-_GONE = frozenset({InstanceState.TERMINATED, InstanceState.FAILED})
 
 
 def request_cancel(services: Services, launch_id: str, *, actor: str) -> None:
@@ -57,6 +56,12 @@ def start_ending(work: Work, *, reason: str) -> bool:
     """
     status = work.status()
     if status is LaunchStatus.DECOMMISSIONING:
+        work.driver.note(
+            Note(
+                kind=AuditKind.INFO,
+                summary="decommissioning goes on; its scripts are not run (again)",
+            )
+        )
         return False
     if status in PHASES[:-1]:
         work.cancel()
@@ -69,15 +74,16 @@ def terminate_instances(work: Work, run: StepRun) -> None:
     """Ask the cloud to end every instance of this launch, whatever generation."""
     launch = work.launch()
     cloud = cloud_of(work.services, launch)
-    alive = [
-        instance.id
-        for instance in instances_of(work.services, launch)
-        if instance.state is not InstanceState.TERMINATED
-    ]
+    listed = instances_of(work.services, launch)
+    alive = [each.id for each in listed if each.state is not InstanceState.TERMINATED]
     # Just created and not listed yet: the id on record is all there is.
     if launch.instance_id is not None and launch.instance_id not in alive:
         alive.append(launch.instance_id)
-    if not alive and (lost := _resolve_intent(work, launch)) is not None:
+    current = {instance.tags.get(TAG_GENERATION) for instance in listed}
+    if (
+        str(launch.generation) not in current
+        and (lost := _resolve_intent(work, launch)) is not None
+    ):
         alive.append(lost)
     for instance_id in alive:
         cloud.terminate(launch.region, instance_id)
@@ -98,11 +104,23 @@ def note_failed_script(work: Work, key: str, error: SlipwayError) -> None:
     work.driver.note(Note(kind=AuditKind.ERROR, summary=summary))
 
 
-def check_terminated(state: InstanceState | None, instance_id: str) -> None:
-    """Raises `InstanceFailed` unless the instance is gone. One that is not listed is gone: it was
-    listed when we asked for its end, or never came to be."""
-    if state is not None and state not in _GONE:
-        raise InstanceFailed(f"instance {instance_id} is {state}, it was to be terminated")
+def ask_again(work: Work, instance_id: str) -> None:
+    """Ask the cloud to end an instance; harmless for one that is ending or gone."""
+    launch = work.launch()
+    cloud_of(work.services, launch).terminate(launch.region, instance_id)
+
+
+def check_terminated(waiter: Waiter) -> None:
+    """Raises `InstanceFailed` unless the instance is gone: listed as terminated, or not listed for
+    long enough after we asked for its end."""
+    if waiter.seen is Seen.LOST:
+        return
+    if waiter.last is None or waiter.last.state is not InstanceState.TERMINATED:
+        state = waiter.last.state if waiter.last else waiter.seen
+        raise InstanceFailed(
+            f"instance {waiter.instance_id} is {state}, it was to be terminated; "
+            "decommission it again"
+        )
 
 
 def finish_ending(work: Work, run: StepRun) -> None:

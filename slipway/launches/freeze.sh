@@ -68,7 +68,7 @@ freeze_apt() {
     return
   fi
   export DEBIAN_FRONTEND=noninteractive
-  apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update
+  apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update
 }
 
 freeze_dnf() {
@@ -81,8 +81,8 @@ freeze_dnf() {
   printf '%s\n' "$FREEZE_DATE" >"$root/etc/dnf/vars/slipday"
   case $ID in
     amzn) repositories=amazonlinux keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-amazon-linux-2023 ;;
-    rocky) repositories='baseos appstream extras' keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-Rocky-9 ;;
-    almalinux) repositories='baseos appstream extras' keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-AlmaLinux-9 ;;
+    rocky) repositories='baseos appstream extras' keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-Rocky-$major ;;
+    almalinux) repositories='baseos appstream extras' keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-AlmaLinux-$major ;;
   esac
   for name in $repositories; do
     printf '[slipway-%s]\nname=%s as of $slipday\n' "$name" "$name"

@@ -43,13 +43,13 @@ def template_of(services: Services, launch: Launch) -> ResolvedTemplate:
     return services.template(launch.template_name, launch.template_hash)
 
 
-def collect(services: Services, launch: Launch, extra: Mapping[str, Any]) -> ResolvedInputs:
-    """All inputs of a launch from all layers; ``extra`` is the strongest. Raises `InvalidInput`."""
+def collect(services: Services, launch: Launch) -> ResolvedInputs:
+    """All inputs of a launch from all layers. Raises `InvalidInput`."""
     environment = None
     if launch.environment is not None:
         environment = get_environment(services.database, launch.environment)
     server = get_server(services, launch.server_name)
-    layers = input_layers(environment, server, {**launch.inputs, **extra})
+    layers = input_layers(environment, server, launch.inputs)
     return resolve_inputs(template_of(services, launch).inputs, layers)
 
 
@@ -91,7 +91,7 @@ def server_attribute(services: Services, found: ResolvedInput) -> str | None:
 
 def try_to_resolve(work: Work, run: StepRun) -> list[str]:
     """Resolve and record the inputs, or answer what has to be waited for."""
-    resolved = collect(work.services, work.launch(), {})
+    resolved = collect(work.services, work.launch())
     values, missing = resolve(work.services, resolved)
     if not missing:
         _finish(run, values, resolved)

@@ -11,6 +11,7 @@ from slipway.launches.scripts import operational_key
 from slipway.launches.services import Services
 from slipway.launches.work import Work
 from slipway.records import Launch, LaunchStatus
+from slipway.servertemplates import InputLayer, ResolvedInputs, resolve_inputs
 
 
 class OperationRequest(BaseModel):
@@ -30,6 +31,7 @@ class OperationRequest(BaseModel):
         title="Idempotency key",
         description="Asking again with the same key does not run the script again.",
         max_length=48,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
     )
 
 
@@ -42,7 +44,7 @@ def check(services: Services, launch: Launch, request: OperationRequest) -> str:
             "operational servers"
         )
     key = operational_key(inputs.template_of(services, launch), request.script)
-    inputs.collect(services, launch, request.inputs)
+    _given(services, launch, request)
     return key
 
 
@@ -51,8 +53,7 @@ def prepare(work: Work, request: OperationRequest) -> tuple[str, Values]:
     services, launch = work.services, work.launch()
     key = check(services, launch, request)
     recorded = inputs.recorded(work)
-    resolved = inputs.collect(services, launch, request.inputs)
-    fresh, missing = inputs.resolve(services, resolved)
+    fresh, missing = inputs.resolve(services, _given(services, launch, request))
     if missing:
         raise Conflict(f"server {work.server}: {'; '.join(missing)}")
     # What the server was launched with stays, unless this request says otherwise: an environment
@@ -67,3 +68,14 @@ def prepare(work: Work, request: OperationRequest) -> tuple[str, Values]:
             credentials[name] = fresh.credentials[name]
     values = inputs.load(work, {"plain": plain, "credentials": credentials})
     return key, values
+
+
+def _given(services: Services, launch: Launch, request: OperationRequest) -> ResolvedInputs:
+    """The request's own inputs, checked; those it does not give are not looked at: the server has
+    what it was launched with. Raises `InvalidInput`."""
+    declared = {
+        name: declaration.model_copy(update={"required": False})
+        for name, declaration in inputs.template_of(services, launch).inputs.items()
+    }
+    resolved = resolve_inputs(declared, [InputLayer(name="request", values=request.inputs)])
+    return ResolvedInputs(inputs={name: resolved[name] for name in request.inputs})

@@ -20,7 +20,6 @@ from slipway.ids import new_id
 from slipway.launches.environments import check_freeze, get_environment
 from slipway.launches.names import check_name, nearest
 from slipway.launches.services import Services
-from slipway.launches.work import get_launch
 from slipway.lifecycle import subject_of
 from slipway.records import AuditKind, Environment, Launch, LaunchStatus, Server
 from slipway.servertemplates import (
@@ -275,13 +274,11 @@ def find_active(services: Services, server_name: str) -> Launch | None:
 
 def find_launch(services: Services, name_or_id: str) -> Launch:
     """A launch by its id, or a server's active or else newest one. Raises `NotFound`."""
-    if name_or_id.startswith("launch-"):
-        return get_launch(services, name_or_id)
     with services.database.reading() as connection:
         query = (
             sa.select(_LAUNCHES)
-            .where(_LAUNCHES.c.server_name == name_or_id)
-            .order_by(_LAUNCHES.c.created_at.desc())
+            .where(sa.or_(_LAUNCHES.c.id == name_or_id, _LAUNCHES.c.server_name == name_or_id))
+            .order_by((_LAUNCHES.c.id == name_or_id).desc(), _LAUNCHES.c.created_at.desc())
         )
         row = connection.execute(query).mappings().first()
         if row is not None:

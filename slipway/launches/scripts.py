@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import SecretStr
 
 from slipway.audit import Note, OutputRecorder
-from slipway.errors import InvalidInput, Problem, ScriptFailed
+from slipway.errors import ConnectionLost, InvalidInput, Problem, ScriptFailed
 from slipway.launches.connecting import connect
 from slipway.launches.inputs import Values, template_of
 from slipway.launches.names import nearest
 from slipway.launches.work import Work
 from slipway.records import AuditKind, Launch
+from slipway.remote.base import Remote
 from slipway.remote.once import RunStatus, ScriptOutcome, ScriptRun, run_once
 from slipway.servertemplates import ResolvedTemplate
 from slipway.steps import StepRun
@@ -52,6 +52,9 @@ class Attempt:
         # Which run this is follows from the record alone, so an attempt that comes after a crash
         # attaches to the run of the one before, unless that is on record as over.
         self._over = run.result.get("runs_over", 0)
+        if run.result.get("ended_run") == self._over + 1:
+            # It ended badly, and nobody has decided that it may run anew.
+            raise ScriptFailed(run.result["how"])
         safe_key = run.key.replace(":", ".").replace("#", ".")
         self.run_id = f"{launch.id}.g{launch.generation}.{safe_key}.{self._over + 1}"
         # A first attempt at a first run has nothing on record.
@@ -65,6 +68,8 @@ class Attempt:
         )
         # The follower feeds while another thread flushes what has waited long enough.
         self._lock = threading.Lock()
+        self._abandoned = threading.Event()
+        self._remote: Remote | None = None
 
     def follow(self) -> ScriptOutcome:
         """Start the run or attach to it, and stay for at most `HOLD_S` seconds. The outcome is
@@ -80,6 +85,9 @@ class Attempt:
             secrets=self._job.secrets,
         )
         with connect(work, self._launch) as remote:
+            self._remote = remote
+            if self._abandoned.is_set():
+                raise ConnectionLost(f"script {self._job.name}: no longer followed")
             return run_once(
                 remote,
                 script,
@@ -98,7 +106,7 @@ class Attempt:
         name, step = self._job.name, self._step
         rest = self._recorder.finish()
         if outcome.status is RunStatus.FINISHED and outcome.exit_code == 0:
-            outputs = outcome.outputs
+            outputs = self._work.driver.masker.value(outcome.outputs)
             known = {**self._work.launch().outputs, **outputs}
             took = f" in {outcome.duration_s:.1f} s" if outcome.duration_s is not None else ""
             step.succeed(
@@ -113,14 +121,16 @@ class Attempt:
                 notes=rest,
             )
             return
-        self._end_run(rest, exit_code=outcome.exit_code, status=outcome.status.value)
         if outcome.status is RunStatus.TIMED_OUT:
             how = f"did not end within {self._job.timeout_s:g} s and was stopped"
         elif outcome.status is RunStatus.INTERRUPTED:
             how = "was cut off: the server rebooted or its process was killed"
         else:
             how = f"ended with exit code {outcome.exit_code}"
-        raise ScriptFailed(f"script {name} {how}")
+        sentence = f"script {name} {how}"
+        ended = {"ended_run": self._over + 1, "how": sentence, "exit_code": outcome.exit_code}
+        step.save(ended, notes=rest)
+        raise ScriptFailed(sentence)
 
     def may_start_again(self, outcome: ScriptOutcome) -> bool:
         """Whether a run that was cut off may simply be run anew."""
@@ -131,11 +141,14 @@ class Attempt:
         """Give up the run that was cut off; the next attempt object stands for a new one."""
         again = f"script {self._job.name} was cut off and is run again: it is retry-safe"
         note = Note(kind=AuditKind.INFO, summary=again, step=self._step.key)
-        self._end_run([*self._recorder.finish(), note])
+        self._step.save({"runs_over": self._over + 1}, notes=[*self._recorder.finish(), note])
 
-    def _end_run(self, notes: list[Note], **result: Any) -> None:
-        """Put on record that this run is over and is not to be attached to again."""
-        self._step.save({"runs_over": self._over + 1, **result}, notes=notes)
+    def abandon(self) -> None:
+        """Stop following, from another thread: what has not reached the server does not any more,
+        and a connection that is open breaks. The script itself is left alone."""
+        self._abandoned.set()
+        if self._remote is not None:
+            self._remote.close()
 
     def _take(self, offset: int, data: bytes) -> None:
         with self._lock:

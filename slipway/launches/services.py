@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from slipway.clock import Clock, SystemClock
 from slipway.clouds.base import Cloud
 from slipway.database import Database
+from slipway.keyfiles import read_or_make
 from slipway.records import Installation
 from slipway.remote.base import Connector, Endpoint, Remote
 from slipway.servertemplates import ResolvedTemplate, TemplateStore
@@ -156,22 +156,14 @@ def _public_key(key_file: Path) -> str:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    if not key_file.exists():
-        key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Linked into place complete, so that of two first uses at once one key wins.
-        draft = key_file.with_name(f".{key_file.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_bytes(
-            Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.OpenSSH,
-                serialization.NoEncryption(),
-            )
+    def make() -> bytes:
+        return Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
         )
-        with contextlib.suppress(FileExistsError):
-            key_file.hardlink_to(draft)
-        draft.unlink()
-    private = serialization.load_ssh_private_key(key_file.read_bytes(), password=None)
+
+    private = serialization.load_ssh_private_key(read_or_make(key_file, make), password=None)
     public = private.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,10 @@ _STEPS = Step.__table__  # type: ignore[attr-defined]
 # Built once: putting a statement together costs SQLAlchemy more than running it.
 _FIND = sa.select(_LAUNCHES).where(_LAUNCHES.c.id == sa.bindparam("launch"))
 _STATUS = sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == sa.bindparam("launch"))
+
+
+#: With the launch's id and what else is in it, a run id stays below its 128 characters.
+STEP_KEY_LENGTH = 88
 
 
 class Work:
@@ -92,16 +97,18 @@ class Work:
         )
         self._remember(changed)
 
-    def strand(self, error: BaseException) -> None:
-        """End this attempt: the launch is kept as it is, with the step and the cause."""
+    def strand(self, error: BaseException) -> bool:
+        """End this attempt: the launch is kept as it is, with the step and the cause. Answers
+        whether there was an attempt to end: an operational server does not strand."""
         with self.driver.transaction() as connection:
             status = self._status(connection)
             if status not in PHASES[:-1]:
-                return
+                return False
             key, title = self._last_step(connection)
             cause = str(error) or type(error).__name__
-            reason = f"{title or 'before the first step'}: {cause}"
+            reason = f"{title}: {cause}" if title else cause
             self.advance(connection, Event.STRAND, reason=reason, changes={"failed_step": key})
+            return True
 
     def cancel(self) -> None:
         """End this attempt because somebody asked for it."""
@@ -112,8 +119,10 @@ class Work:
                 self.advance(connection, Event.CANCEL, reason=reason, changes=changes)
 
     def reopen(self) -> None:
-        """Take a stranded or cancelled launch up again."""
+        """Take a stranded or cancelled launch up again. That is a person's decision, so the scripts
+        that had failed may run anew."""
         with self.driver.transaction() as connection:
+            self._let_scripts_run_again(connection)
             if self._status(connection) in (LaunchStatus.STRANDED, LaunchStatus.CANCELLED):
                 changes = {"cancel_requested_at": None}
                 self.advance(connection, Event.RESUME, reason="resumed", changes=changes)
@@ -140,10 +149,28 @@ class Work:
     def _status(self, connection: sa.Connection) -> LaunchStatus:
         return LaunchStatus(connection.execute(_STATUS, {"launch": self.launch_id}).scalar_one())
 
+    def _let_scripts_run_again(self, connection: sa.Connection) -> None:
+        failed = connection.execute(
+            sa.select(_STEPS.c.key, _STEPS.c.result).where(
+                _STEPS.c.subject == self.driver.subject,
+                _STEPS.c.status != StepStatus.SUCCEEDED.value,
+            )
+        ).all()
+        for row in failed:
+            if "ended_run" in row.result:
+                connection.execute(
+                    sa.update(_STEPS)
+                    .where(_STEPS.c.subject == self.driver.subject, _STEPS.c.key == row.key)
+                    .values(result={"runs_over": row.result["ended_run"]})
+                )
+
     def _last_step(self, connection: sa.Connection) -> tuple[str | None, str]:
         row = connection.execute(
             sa.select(_STEPS.c.key, _STEPS.c.title)
-            .where(_STEPS.c.subject == self.driver.subject)
+            .where(
+                _STEPS.c.subject == self.driver.subject,
+                _STEPS.c.status != StepStatus.SUCCEEDED.value,
+            )
             .order_by(_STEPS.c.started_at.desc(), _STEPS.c.position.desc())
         ).first()
         return (row.key, row.title) if row else (None, "")
@@ -187,6 +214,13 @@ def get_launch(services: Services, launch_id: str) -> Launch:
     if found is None:
         raise NotFound(f"there is no launch {launch_id}")
     return Launch(**found)
+
+
+def step_key(text: str) -> str:
+    """A step's key of a length every database and server takes; long ones end in a hash."""
+    if len(text) <= STEP_KEY_LENGTH:
+        return text
+    return f"{text[: STEP_KEY_LENGTH - 13]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def recorded_result(work: Work, key: str) -> dict[str, Any]:

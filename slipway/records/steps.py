@@ -47,7 +47,7 @@ class Lease(SQLModel, table=True):
     __tablename__ = "lease"
 
     subject: str = Field(primary_key=True, max_length=128)
-    #: ``host/boot/pid/start/nonce`` of the holder; empty when released.
+    #: `slipway.processes.identity` of the holder and a nonce; empty when released.
     holder: str = Field(max_length=256)
     epoch: int
     until: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))

@@ -415,7 +415,9 @@ def _parse_outputs(text: str) -> tuple[dict[str, str], tuple[str, ...]]:
     for number, line in enumerate(text.split("\n"), start=1):
         key, equals, value = line.partition("=")
         if equals and _OUTPUT_KEY.match(key):
-            outputs[key] = value.rstrip("\r")
+            if "\0" in value:
+                notes.append(f"$SLIPWAY_OUTPUT line {number} has NUL characters; they are left out")
+            outputs[key] = value.rstrip("\r").replace("\0", "")
         elif line.strip():
             # The line itself may be half a secret: only its number is told.
             notes.append(

@@ -277,7 +277,14 @@ report() {
   if [ "$S" = none ]; then return; fi
   say "claim $c_nonce $c_uptime $c_digest"
   if [ -e "$R/exit" ]; then
+    boot
     IFS= read -r f <"$R/exit" || :
+    # Ended by the TERM or KILL of a shutdown, in a boot that is over: it was cut off.
+    case $f in
+    "finished 143 "* | "finished 137 "*)
+      if [ "$B" != "$c_boot" ]; then f="interrupted ${f#finished }"; fi
+      ;;
+    esac
     say "exit $f"
   fi
   if [ -s "$R/outputs" ]; then

@@ -20,6 +20,10 @@ LOST_AFTER_LISTINGS = 3
 LOST_AFTER_S = 300.0
 
 
+#: States an instance does not come back from.
+HOPELESS = frozenset({InstanceState.TERMINATED, InstanceState.FAILED})
+
+
 class Seen(StrEnum):
     """What the listings say of an instance, absence included."""
 
@@ -48,6 +52,10 @@ class Waiter:
     wanted: frozenset[InstanceState]
     #: On the monotonic clock, seconds.
     deadline: float
+    #: States it cannot get from to a wanted one.
+    hopeless: frozenset[InstanceState] = HOPELESS
+    #: It is to go away: being absent for long enough settles it, also when it was never listed.
+    gone: bool = False
     seen: Seen = Seen.UNKNOWN
     last: Instance | None = None
     changes: list[Change] = field(default_factory=list)
@@ -57,10 +65,11 @@ class Waiter:
     @property
     def settled(self) -> bool:
         """Whether the wish has come true, or cannot any more."""
+        if self.seen is Seen.LOST:
+            return self.gone
         if self.last is None or self.seen is not Seen.LISTED:
             return False
-        hopeless = self.last.state in (InstanceState.TERMINATED, InstanceState.FAILED)
-        return self.last.state in self.wanted or hopeless
+        return self.last.state in self.wanted or self.last.state in self.hopeless
 
     def observe(self, found: Instance | None, *, now: datetime, monotonic: float) -> None:
         """Take in what a complete listing says of this instance."""
@@ -75,7 +84,7 @@ class Waiter:
         self.last = found
 
     def _miss(self, monotonic: float) -> None:
-        if self.last is None:
+        if self.last is None and not self.gone:
             return
         self._missed += 1
         if self._missing_since is None:
@@ -94,7 +103,9 @@ class Watch:
     LONGEST_PAUSE_S = 15.0
 
     def __init__(self, *, shortest_pause_s: float) -> None:
-        self._shortest_pause_s = shortest_pause_s
+        self.shortest_pause_s = shortest_pause_s
+        #: The last listing failed.
+        self.failing = False
         self.pause_s = shortest_pause_s
         self._waiters: list[Waiter] = []
 
@@ -102,9 +113,15 @@ class Watch:
         return len(self._waiters)
 
     def add(self, waiter: Waiter) -> None:
-        """Take in a waiter; the next listing comes soon."""
+        """Take in a waiter; the next listing comes soon, unless the cloud has trouble."""
         self._waiters.append(waiter)
-        self.pause_s = self._shortest_pause_s
+        if not self.failing:
+            self.pause_s = self.shortest_pause_s
+
+    def failed(self) -> None:
+        """A listing failed: nothing changes for anyone, and the next one comes later."""
+        self.failing = True
+        self.pause_s = min(self.pause_s * self.GROWTH, self.LONGEST_PAUSE_S)
 
     def discard(self, waiter: Waiter) -> None:
         """Forget a waiter that gave up."""
@@ -114,13 +131,14 @@ class Watch:
         self, listing: Iterable[Instance], *, now: datetime, monotonic: float
     ) -> list[Waiter]:
         """Hand in one complete listing; answers the waiters that are done with waiting."""
+        self.failing = False
         by_id: Mapping[str, Instance] = {instance.id: instance for instance in listing}
         seen_before = sum(len(waiter.changes) for waiter in self._waiters)
         for waiter in self._waiters:
             waiter.observe(by_id.get(waiter.instance_id), now=now, monotonic=monotonic)
         seen_now = sum(len(waiter.changes) for waiter in self._waiters)
         if seen_now > seen_before:
-            self.pause_s = self._shortest_pause_s
+            self.pause_s = self.shortest_pause_s
         else:
             self.pause_s = min(self.pause_s * self.GROWTH, self.LONGEST_PAUSE_S)
         return self._release(monotonic)

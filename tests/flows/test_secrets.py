@@ -181,3 +181,32 @@ def test_a_secret_given_as_itself_is_refused(world: World, api: Api) -> None:
     assert "a secret is given as a reference, never as itself" in state.message
     assert line not in state.message
     assert world.launch_ids() == []
+
+
+def test_an_error_that_quotes_a_secret_does_not_leave_with_it(
+    world: World,
+    api: Api,
+    prefect_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A library that tells what it was given in its exception tells it to nobody else: neither the
+    record nor Prefect, its logs and its tracebacks."""
+
+    def fails(_remote: object, script: Any, **_: object) -> None:
+        raise RuntimeError(f"cannot send {script.secrets['KEY'].get_secret_value()}")
+
+    monkeypatch.setattr("slipway.launches.scripts.run_once", fails)
+    world.template({"one": with_secret("one", "true")})
+    launch = world.record(secrets={"KEY": SECRET})
+    state = launch_through_prefect(world, launch, look=False)
+    assert state.name == "Stranded"
+    assert world.now(launch).reason.endswith("cannot send <hidden input KEY>")
+    texts = [repr(entry) for entry in world.entries(launch)]
+    texts += answers(api, launch, str(state.state_details.flow_run_id))
+    texts += [str(state), repr(state), caplog.text, *capfd.readouterr()]
+    for text in texts:
+        assert not found_in(text.encode()), text
+    check_files(world.services.settings.state_dir)
+    check_files(PrefectServer(prefect_home).home)

@@ -113,11 +113,6 @@ def test_another_script_that_reboots_its_machine_strands_the_launch(world: World
     world.check_invariants(launch)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a race: once.sh ignores the TERM that a machine going down sends to all; if it lives "
-    "long enough, it records the script's death by that signal as exit code 143",
-)
 def test_a_script_that_ends_when_its_machine_goes_down_was_cut_off(world: World) -> None:
     """Ended by the signal that ends everything on a machine that reboots is not its own end."""
     world.template({"one": counted("one", REBOOT, retry_safe=True)})

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
-import psutil
 import pytest
 import sqlalchemy as sa
 
-from slipway import audit, steps
+from slipway import audit, processes
 from slipway.audit import Masker, Note
 from slipway.database import Database
 from slipway.errors import Conflict, LeaseLost, SlipwayError
@@ -205,11 +203,11 @@ def other_process() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def hold_as(database: Database, process: subprocess.Popen[bytes], **other: object) -> None:
-    """Make the lease that process's."""
-    started = other.get("started", psutil.Process(process.pid).create_time())
-    host = other.get("host", socket.gethostname())
-    holder = f"{host}/{process.pid}/{started}/nonce"
+def hold_as(database: Database, process: subprocess.Popen[bytes], **other: str) -> None:
+    """Make the lease that process's, or one's that differs from it in the parts given."""
+    names = ("host", "boot", "namespace", "pid", "start")
+    parts = dict(zip(names, processes.identity(process.pid).split("/"), strict=True))
+    holder = "/".join({**parts, **other}.values()) + "#nonce"
     with database.transaction() as connection:
         connection.execute(sa.update(_LEASES).values(holder=holder))
 
@@ -239,16 +237,32 @@ def test_another_process_with_the_same_number_does_not_count(
     any_database: Database, clock: FakeClock, driver: Driver, other_process: subprocess.Popen[bytes]
 ) -> None:
     """Process ids come round again; the time of the start tells them apart."""
-    started = psutil.Process(other_process.pid).create_time()
-    hold_as(any_database, other_process, started=started - 100)
+    hold_as(any_database, other_process, start="1")
     take(any_database, clock)
+
+
+def test_after_a_reboot_nobody_of_before_lives(
+    any_database: Database, clock: FakeClock, driver: Driver, other_process: subprocess.Popen[bytes]
+) -> None:
+    """A holder of another boot of this host is dead, whatever has its number now."""
+    hold_as(any_database, other_process, boot="another-boot")
+    take(any_database, clock)
+
+
+def test_a_holder_in_another_container_may_live(
+    any_database: Database, clock: FakeClock, driver: Driver, other_process: subprocess.Popen[bytes]
+) -> None:
+    """Its number means nothing in our namespace: only the end of its lease does."""
+    hold_as(any_database, other_process, namespace="4026530000", pid="1")
+    with pytest.raises(Conflict):
+        take(any_database, clock)
 
 
 def test_the_lease_of_another_host_waits_until_it_runs_out(
     any_database: Database, clock: FakeClock, driver: Driver, other_process: subprocess.Popen[bytes]
 ) -> None:
     """Whether a process of another host lives cannot be seen from here."""
-    hold_as(any_database, other_process, host="another-host", started=1.0)
+    hold_as(any_database, other_process, host="another-host", start="1")
     with pytest.raises(Conflict, match="on another-host"):
         take(any_database, clock)
     clock.advance(LEASE_S + 1)
@@ -301,15 +315,15 @@ def test_two_drivers_of_two_subjects_write_side_by_side(
 
 def test_a_forked_child_is_another_holder() -> None:
     """The identity of this process is not inherited."""
-    here = steps._this_holder().rsplit("/", 1)[0]
+    here = processes.identity()
     told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(tell, steps._this_holder().encode())
+        os.write(tell, processes.identity().encode())
         os._exit(0)
     os.close(tell)
     with os.fdopen(told) as reader:
-        child = reader.read().rsplit("/", 1)[0]
+        child = reader.read()
     os.waitpid(pid, 0)
     assert child != here
-    assert child.split("/")[1] == str(pid)
+    assert child.split("/")[3] == str(pid)

@@ -66,7 +66,11 @@ def test_another_key_is_named_in_one_sentence(
 ) -> None:
     """A copy of the database with another key gives nothing away and says why."""
     vault.put("db", SecretStr(SECRET))
-    other = Vault(any_database, tmp_path / "other.key", FakeClock())
+    other_key = tmp_path / "other.key"
+    other = Vault(any_database, other_key, FakeClock())
+    with pytest.raises(SlipwayError, match=f"the key {other_key} .* is missing"):
+        other.get("db")
+    other.put("mine", SecretStr("mine"))
     with pytest.raises(SlipwayError) as caught:
         other.get("db")
     said = str(caught.value)
