@@ -209,8 +209,13 @@ class World:
         return {run: output for run, output in found.items() if output}
 
     def check_invariants(self, launch: Launch, *, instances: int = 1) -> None:
-        """One instance, a chain that holds, output complete."""
+        """One instance, a chain that holds, output complete, no finished step begun again."""
         assert len(self.instances(launch)) == instances
+        done: set[str | None] = set()
+        for entry in self.entries(launch):
+            assert not (entry.kind == AuditKind.SECTION and entry.step in done), entry.step
+            if json.loads(entry.detail).get("outcome") == "succeeded":
+                done.add(entry.step)
         self.verify(launch)
         assert self.outputs_on_record(launch) == self.outputs_on_machine(launch)
 
