@@ -44,9 +44,8 @@ setup-dev: ## Install what working on Slipway needs
 demo: setup ## Launch a server on this machine: no cloud account, no root
 	@$(VENV)/bin/slipway demo
 
-# loadgroup keeps tests that share something expensive (a Prefect server) on one worker.
 define PYTEST
-@$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+@$(PY) -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 endef
 
 test: lint ## Lint, types, import contracts, documentation and every test

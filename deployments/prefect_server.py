@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
-import psutil
 
 from slipway import processes
 from slipway.errors import SlipwayError
@@ -29,6 +29,9 @@ PREFERRED_PORT = 4200
 
 #: A server on a new database needs 7 to 17 s on two cores; a busy machine gets more.
 START_TIMEOUT_S = 120.0
+
+#: A server that has not ended by then is killed.
+STOP_TIMEOUT_S = 15.0
 
 #: The recorders write in batches: 141 → 107 CPU ms per launch (docs/measurements.md).
 SERVER_ENVIRONMENT: Mapping[str, str] = {
@@ -108,13 +111,13 @@ class PrefectServer:
             server = self.find()
             if server is None:
                 return False
-            process = psutil.Process(server.pid)
-            process.terminate()
-            try:
-                process.wait(timeout=15)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(timeout=15)
+            os.kill(server.pid, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            # Not a wait for the process: a child of ours is a zombie by then, and that will do.
+            while server.alive:
+                if time.monotonic() > deadline:
+                    os.kill(server.pid, signal.SIGKILL)
+                time.sleep(0.05)
             self._state_file.unlink(missing_ok=True)
             return True
 

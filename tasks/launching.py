@@ -165,6 +165,7 @@ async def check_health(work: Work) -> None:
                 raise GateFailed(f"not healthy after {HEALTH_LIMIT_S:g} s: {failed}")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, 5.0)
+        await forget_outputs(work, run)
         held = [health.describe(check) for check in checks]
         summary = "; ".join(held) if held else "the template declares no checks from outside"
         await records(run.succeed, summary, result={"checks": held})
@@ -177,6 +178,13 @@ async def become_operational(work: Work) -> None:
         if not run.finished:
             await records(creating.finish_launch, work, run)
             tell(work, work.phase)
+
+
+async def forget_outputs(work: Work, run: StepRun) -> None:
+    """Leave nothing on the server of what scripts printed."""
+    await patiently(
+        work, run, lambda: questions(scripts.forget_outputs, work), limit_s=REACHABLE_AGAIN_S
+    )
 
 
 async def _resolve_inputs(work: Work, run: StepRun) -> None:

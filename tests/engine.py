@@ -36,7 +36,6 @@ RECORDED_WITHIN_S = 60.0
 #: Marks of tests that need the server. Prefect's clients leave sockets behind when an event loop
 #: ends; they warn when they are collected.
 ENGINE = [
-    pytest.mark.xdist_group("prefect-server"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 

@@ -48,7 +48,9 @@ class BootProbe:
         if self._pinned is None:
             self._pin()
         try:
-            with connect(self._work, self._launch, host_key=self._pinned) as remote:
+            with connect(
+                self._work, self._launch, host_key=self._pinned, timeout_s=timeout_s
+            ) as remote:
                 self._pinned = self._pinned or remote.host_key
                 return probe_linux(remote, timeout_s=timeout_s)
         except HostKeyMismatch as error:

@@ -17,7 +17,13 @@ CONNECT_TIMEOUT_S = 20.0
 
 
 @contextmanager
-def connect(work: Work, launch: Launch, *, host_key: str | None = None) -> Iterator[Remote]:
+def connect(
+    work: Work,
+    launch: Launch,
+    *,
+    host_key: str | None = None,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+) -> Iterator[Remote]:
     """One connection for one step's work. ``host_key`` is for a launch without a pinned one."""
     services = work.services
     address = launch.public_ip or launch.private_ip
@@ -30,7 +36,7 @@ def connect(work: Work, launch: Launch, *, host_key: str | None = None) -> Itera
         key_file=services.ssh_key_file,
         host_key=launch.host_key or host_key,
     )
-    remote = services.connector.connect(endpoint, timeout_s=CONNECT_TIMEOUT_S)
+    remote = services.connector.connect(endpoint, timeout_s=min(timeout_s, CONNECT_TIMEOUT_S))
     try:
         yield remote
     finally:

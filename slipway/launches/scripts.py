@@ -15,6 +15,7 @@ from slipway.launches.inputs import Values, template_of
 from slipway.launches.names import nearest
 from slipway.launches.work import Work
 from slipway.records import AuditKind, Launch
+from slipway.remote import once
 from slipway.remote.base import Remote
 from slipway.remote.once import RunStatus, ScriptOutcome, ScriptRun, run_once
 from slipway.servertemplates import ResolvedTemplate
@@ -155,6 +156,13 @@ class Attempt:
             notes = self._recorder.feed(offset, data)
             if notes:
                 self._work.driver.note(*notes)
+
+
+def forget_outputs(work: Work) -> None:
+    """Remove from the server what this launch's scripts printed: all of it is on record, masked."""
+    launch = work.launch()
+    with connect(work, launch) as remote:
+        once.forget_outputs(remote, f"{launch.id}.")
 
 
 def template_job(work: Work, key: str, values: Values) -> Job:

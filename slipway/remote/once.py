@@ -187,6 +187,24 @@ def kill_run(
     return outcome
 
 
+def forget_outputs(remote: Remote, prefix: str) -> None:
+    """Remove what the runs whose ids begin with ``prefix`` printed, and their scripts, once they
+    have ended and their output is on record elsewhere: a script may have printed a secret. That
+    they ran, and how they ended, stays. Raises `RemoteError`."""
+    if not _RUN_ID.match(prefix):
+        raise InvalidInput(Problem(where="run id", what=f"{prefix!r} is no beginning of one"))
+    program = (
+        'cd "${SLIPWAY_ROOT:-}/var/lib/slipway/runs" 2>/dev/null || exit 0; '
+        f"for r in {prefix}*; do "
+        'if [ -e "$r/exit" ]; then rm -f "$r/output" "$r/outputs" "$r/script" || exit 1; fi; done'
+    )
+    command = f"set -- sh -c '{program}'; {_AS_ROOT}"
+    result = remote.run(Command(text=command, timeout_s=_SLACK_S))
+    if result.exit_code != 0:
+        why = result.stderr.strip() or f"exit code {result.exit_code}"
+        raise RemoteError(f"the output of {prefix}… could not be removed from the server: {why}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
     """What once.sh said."""
@@ -350,13 +368,16 @@ _LOADER = (
 )
 
 
+#: Runs the positional parameters as root. A real sudo resets the environment, so what must come
+#: through is named.
+_AS_ROOT = (
+    'if [ "$(id -u)" != 0 ] && command -v sudo >/dev/null 2>&1; '
+    'then set -- sudo -n env SLIPWAY_ROOT="${SLIPWAY_ROOT:-}" "$@"; fi; exec "$@"'
+)
+
+
 def _command(mode: str) -> str:
-    # A real sudo resets the environment, so what must come through is named.
-    return (
-        f"set -- sh -c '{_LOADER}' slipway-once {mode}; "
-        'if [ "$(id -u)" != 0 ] && command -v sudo >/dev/null 2>&1; '
-        'then set -- sudo -n env SLIPWAY_ROOT="${SLIPWAY_ROOT:-}" "$@"; fi; exec "$@"'
-    )
+    return f"set -- sh -c '{_LOADER}' slipway-once {mode}; {_AS_ROOT}"
 
 
 def _interpreter(run: ScriptRun) -> tuple[str, str]:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from tests.launches.fixtures import launch_cloud, quick_gates, world
+import pytest
 
-__all__ = ["launch_cloud", "quick_gates", "world"]
+from tests.launches.fixtures import keep_outputs, launch_cloud, quick_gates, world
+
+__all__ = ["keep_outputs", "launch_cloud", "quick_gates", "world"]
+
+
+@pytest.fixture(autouse=True)
+def comparing(keep_outputs: None) -> None:
+    """The record is compared with what the machine has kept."""

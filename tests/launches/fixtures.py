@@ -11,6 +11,7 @@ import pytest
 
 import slipway.gates.linux
 from slipway.clouds.local import LocalCloud
+from slipway.launches import scripts
 from slipway.settings import Settings
 from tests.launches.world import World, make_world
 
@@ -30,6 +31,12 @@ def quick_gates(monkeypatch: pytest.MonkeyPatch) -> None:
         slipway.gates.linux.LINUX, spacing_s=0.05, first_pause_s=0.05, max_pause_s=0.2
     )
     monkeypatch.setattr(slipway.gates.linux, "LINUX", quick)
+
+
+@pytest.fixture
+def keep_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What scripts print stays on the machine, to be compared with the record."""
+    monkeypatch.setattr(scripts, "forget_outputs", lambda _work: None)
 
 
 @pytest.fixture

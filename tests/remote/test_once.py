@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import random
@@ -73,6 +74,23 @@ def run_dir(shell: LocalShell, run_id: str = "run-1") -> Path:
 
 
 # --- one run, nothing goes wrong ---------------------------------------------------------------
+
+
+def test_what_runs_printed_is_forgotten_and_that_they_ran_is_not(
+    connect: Connect, server: SshServer
+) -> None:
+    """Only ended runs of the prefix lose output and script; none of them can be started again."""
+    done = script("echo printed")
+    other = dataclasses.replace(script("echo kept"), run_id="other.1")
+    run_once(connect(), done)
+    run_once(connect(), other)
+    once.forget_outputs(connect(), done.run_id)
+    runs = server.root / "var/lib/slipway/runs"
+    assert sorted(file.name for file in (runs / done.run_id).glob("*put*")) == []
+    assert not (runs / done.run_id / "script").exists()
+    assert (runs / "other.1" / "output").read_bytes() == b"kept\n"
+    again = run_once(connect(), done)
+    assert (again.exit_code, again.started_here) == (0, False)
 
 
 def test_output_outcome_and_outputs_come_back(connect: Connect, server: SshServer) -> None:

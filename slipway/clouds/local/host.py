@@ -22,7 +22,7 @@ from slipway.clock import Clock
 from slipway.clouds.base import Image, ImageState, Instance, InstanceState
 from slipway.clouds.local import disk
 from slipway.clouds.local.confinement import Confinement
-from slipway.clouds.local.faults import BUILT_IN, Faults
+from slipway.clouds.local.faults import BUILT_IN, FOR_EVER, Faults
 from slipway.clouds.local.machine import RECORD, Machine, MachineRecord, Surroundings
 from slipway.clouds.local.reaper import Reaper
 from slipway.clouds.local.shims import Shims
@@ -168,7 +168,7 @@ class Host:
                 )
             return machine.instance(), self._loses_reply(token, machine.faults)
         image = self._checked_image(request)
-        if self._refused.get(token, 0) < image.faults.capacity_refusals:
+        if _again(self._refused.get(token, 0), image.faults.capacity_refusals):
             self._refused[token] = self._refused.get(token, 0) + 1
             raise CapacityUnavailable(f"no capacity for {spec.instance_type} in {spec.region} now")
         record = MachineRecord(
@@ -233,7 +233,7 @@ class Host:
 
     def _loses_reply(self, token: str, faults: Faults) -> bool:
         lost = self._replies_lost.get(token, 0)
-        if lost >= faults.create_replies_lost:
+        if not _again(lost, faults.create_replies_lost):
             return False
         self._replies_lost[token] = lost + 1
         return True
@@ -367,3 +367,8 @@ class Host:
         ]
         near = difflib.get_close_matches(selector, names, n=1, cutoff=0.0)
         return f"; the nearest is {near[0]!r}" if near else ""
+
+
+def _again(times: int, limit: int) -> bool:
+    """Whether a fault that has happened so many times happens once more."""
+    return limit == FOR_EVER or times < limit
