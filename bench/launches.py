@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import subprocess
@@ -209,6 +210,8 @@ def _launches(mode: str, count: int) -> dict[str, Any]:
     # Imported late: Prefect reads its settings from the environment at its first import. Before
     # anything is measured: importing is a cost per process, not per launch.
     import flows.launch_servers  # noqa: F401
+
+    gc.freeze()  # as deployments/runner.py does
     from tasks.services import use_services
 
     with contextlib.ExitStack() as stack:

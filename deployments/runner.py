@@ -7,6 +7,7 @@ process list is for everybody to read.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import json
 import sys
@@ -19,6 +20,8 @@ from slipway.launches.engine import FlowName
 def run(flow: FlowName, parameters: Mapping[str, Any]) -> int:
     """Run the flow to its end; 0 when its final state is a completed one."""
     module = importlib.import_module(f"flows.{flow}")
+    # What was imported stays: the collector need not look through it again and again.
+    gc.freeze()
     state = asyncio.run(getattr(module, flow)(**parameters, return_state=True))
     sys.stdout.write(f"{flow}: {state.name}: {state.message or ''}\n")
     return 0 if state.is_completed() else 1

@@ -45,14 +45,12 @@ class Database:
         self._engine = sa.create_engine(parsed, **options)
         if self.is_sqlite:
             sa.event.listen(self._engine, "connect", _configure_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_sqlite)
         self._reading = self._engine
         if not self.is_sqlite:
             # SQLite reads from a snapshot by itself; PostgreSQL has to be told.
             self._reading = self._engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-        self._writing = self._engine.execution_options(slipway_write=True)
         # SQLite has one writer at a time and its lock is polled: inside one process a mutex is
         # fairer and cheaper.
         self._write_lock: contextlib.AbstractContextManager[Any] = (
@@ -62,13 +60,19 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         """One durable, all-or-nothing change."""
-        with self._write_lock, self._writing.begin() as connection:
+        with self._write_lock, self._engine.begin() as connection:
+            # Begun here and not by an event: with one listener on the engine, SQLAlchemy goes the
+            # long way round for every statement.
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """One consistent look."""
         with self._reading.connect() as connection:
+            if self.is_sqlite:
+                connection.exec_driver_sql("BEGIN")
             yield connection
 
     def migrate(self) -> None:
@@ -80,7 +84,7 @@ class Database:
                 return
             from slipway.migrations import upgrade
 
-            with self._writing.begin() as connection:
+            with self.transaction() as connection:
                 upgrade(connection, "head")
 
     def close(self) -> None:
@@ -114,7 +118,7 @@ class Database:
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    # Transactions are begun by `_begin_sqlite`, not by the driver's guesses.
+    # Transactions are begun by `Database`, not by the driver's guesses.
     connection.isolation_level = None
     for pragma in (
         "journal_mode=WAL",
@@ -123,8 +127,3 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
         "busy_timeout=60000",
     ):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("slipway_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
