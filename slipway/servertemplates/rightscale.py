@@ -397,12 +397,13 @@ class _Import:
         if kind == "env":
             return self._environment_value(where, name, rest)
         if kind == "array":
-            return self._array_value(where, name, rest)
+            return self._widen(where, name, self._array_value(where, name, rest), declared)
         if kind != "text" or ":" not in written:
             rest = written
             self._note(where, f"{name}: the value {written!r} has no type in front; read as text")
         if is_list:
-            return {"default": [rest]} if rest else {"default": []}
+            found = {"default": [rest] if rest else []}
+            return self._widen(where, name, found, declared)
         if declared.get("type") in ("secret", "env"):
             self._note(where, f"{name}: it was {declared['type']} in a script and is text here")
             return {"type": "text", "default": rest}
@@ -444,6 +445,16 @@ class _Import:
             else:
                 texts.append(value if mark else item)
         return {"type": "list", "default": texts}
+
+    def _widen(
+        self, where: str, name: str, found: dict[str, Any], declared: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A list value with its items among those that are allowed."""
+        allowed = declared.get("of")
+        fresh = [item for item in found.get("default", []) if allowed and item not in allowed]
+        for item in fresh:
+            self._note(where, f"{name}: {item!r} is none of the possible values and was added")
+        return {**found, "of": [*allowed, *dict.fromkeys(fresh)]} if allowed and fresh else found
 
     def _settle(
         self, where: str, name: str, known: dict[str, Any], declared: dict[str, Any]
