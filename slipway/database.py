@@ -120,10 +120,12 @@ class Database:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     # Transactions are begun by `Database`, not by the driver's guesses.
     connection.isolation_level = None
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        "busy_timeout=60000",
-    ):
+    for pragma in ("busy_timeout=60000", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    path = connection.execute("PRAGMA database_list").fetchone()[2]
+    if not path or connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+    # SQLite refuses one of two processes that switch at once, whatever the busy timeout.
+    with Path(f"{path}.wal.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection.execute("PRAGMA journal_mode=WAL")
