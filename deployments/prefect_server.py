@@ -33,7 +33,7 @@ START_TIMEOUT_S = 120.0
 #: A server that has not ended by then is killed.
 STOP_TIMEOUT_S = 15.0
 
-#: The recorders write in batches: 141 → 107 CPU ms per launch (docs/measurements.md).
+#: The recorders write in batches, which cost a quarter less per launch when it was measured.
 SERVER_ENVIRONMENT: Mapping[str, str] = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -165,8 +165,8 @@ class PrefectServer:
 
     def _wait(self, server: ServerProcess) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        # One client without TLS: building a TLS context for each question took half of a core from
-        # the server that is starting. And no proxy: it is on this machine.
+        # One client, and without TLS: a context per question would take CPU from the server that is
+        # starting. And no proxy: it is on this machine.
         with httpx.Client(verify=False, trust_env=False, timeout=5) as client:  # noqa: S501
             while time.monotonic() < deadline:
                 try:
