@@ -87,7 +87,6 @@ class Driver:
         subject: str,
         *,
         actor: str,
-        holder: str,
         epoch: int,
         lease_s: float,
     ) -> None:
@@ -96,7 +95,6 @@ class Driver:
         self.clock = clock
         self.masker = Masker()
         self._database = database
-        self._holder = holder
         self._epoch = epoch
         self._lease_s = lease_s
 
@@ -286,9 +284,7 @@ def acquire(
     except IntegrityError:
         # Another was the first ever to take it, between our look and our insert.
         epoch = _take_lease(database, clock, subject, holder=holder, lease_s=lease_s)
-    return Driver(
-        database, clock, subject, actor=actor, holder=holder, epoch=epoch, lease_s=lease_s
-    )
+    return Driver(database, clock, subject, actor=actor, epoch=epoch, lease_s=lease_s)
 
 
 def _take_lease(

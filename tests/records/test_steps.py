@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from slipway import audit, processes
 from slipway.audit import Masker, Note
@@ -327,3 +328,34 @@ def test_a_forked_child_is_another_holder() -> None:
     os.waitpid(pid, 0)
     assert child != here
     assert child.split("/")[3] == str(pid)
+
+
+def test_a_success_stays_one(any_database: Database, driver: Driver) -> None:
+    """What goes wrong after a step has succeeded changes neither its row nor the record."""
+    run = driver.begin("create", "Create it")
+    run.succeed("created", result={"id": "i-1"})
+    before = len(audit.entries(any_database, SUBJECT))
+    run.fail(RuntimeError("the answer to the commit was late"))
+    (step,) = steps_of(any_database, SUBJECT)
+    assert (step.status, step.error, step.result) == (StepStatus.SUCCEEDED, "", {"id": "i-1"})
+    assert len(audit.entries(any_database, SUBJECT)) == before
+
+
+def test_who_has_let_go_writes_nothing_any_more(any_database: Database, driver: Driver) -> None:
+    """A thread of ours that is late, after the lease was given back, finds the door shut."""
+    run = driver.begin("create", "Create it")
+    driver.release()
+    with pytest.raises(LeaseLost):
+        run.succeed("too late")
+    assert steps_of(any_database, SUBJECT)[0].status == StepStatus.RUNNING
+
+
+def test_results_are_masked_wherever_they_are_kept(any_database: Database, driver: Driver) -> None:
+    """What a script publishes may hold a secret; a step's result must not."""
+    driver.masker = Masker({"KEY": SecretStr("hunter2-hunter2")})
+    run = driver.begin("run-script:one", "Run it")
+    run.save({"early": "hunter2-hunter2"})
+    run.succeed("ran", result={"outputs": {"url": "db://app:hunter2-hunter2@db"}})
+    (step,) = steps_of(any_database, SUBJECT)
+    assert "hunter2" not in str(step.result)
+    assert step.result["outputs"]["url"] == "db://app:<hidden input KEY>@db"
