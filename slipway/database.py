@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,20 @@ from sqlalchemy.engine import make_url
 
 #: The newest migration. A process compares it with the database before it loads Alembic, which
 #: costs ten times the comparison; a test holds it equal to the newest file.
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 
 _MIGRATION_LOCK_ID = 0x51_1D_3A
+
+_AT_END = "slipway.at_end"
+
+
+def at_end(
+    connection: sa.Connection, act: Callable[[sa.Connection, list[Any]], None], value: Any
+) -> None:
+    """Have ``act`` called once with all its values, as the last thing of the running transaction.
+    Whatever takes a lock that every transaction wants then holds it for a moment only, and cannot
+    be part of a deadlock."""
+    connection.info[_AT_END].setdefault(act, []).append(value)
 
 
 class Database:
@@ -65,7 +76,12 @@ class Database:
             # long way round for every statement.
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
+            # A new list: one that failed has left its own behind.
+            last: dict[Callable[[sa.Connection, list[Any]], None], list[Any]] = {}
+            connection.info[_AT_END] = last
             yield connection
+            for act, values in last.items():
+                act(connection, values)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:

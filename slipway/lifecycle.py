@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from slipway import audit
 from slipway.audit import Note
+from slipway.changes import note_change
 from slipway.errors import LifecycleError, NotFound
 from slipway.records import AuditKind, Launch, LaunchStatus
 
@@ -86,7 +87,9 @@ def advance(
     Raises `LifecycleError` for a state and an event that do not go together.
     """
     row = connection.execute(
-        sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == launch_id).with_for_update()
+        sa.select(_LAUNCHES.c.status, _LAUNCHES.c.server_name)
+        .where(_LAUNCHES.c.id == launch_id)
+        .with_for_update()
     ).first()
     if row is None:
         raise NotFound(f"launch {launch_id} does not exist")
@@ -109,4 +112,13 @@ def advance(
         detail={"from": before.value, "to": after.value, "event": event.value},
     )
     audit.append(connection, subject_of(launch_id), [note], actor=actor, at=at)
+    note_change(
+        connection,
+        f"launch.{after}",
+        subject_of(launch_id),
+        actor=actor,
+        at=at,
+        detail={"server": row.server_name, "from": before.value, "to": after.value}
+        | ({"reason": reason} if reason else {}),
+    )
     return after

@@ -50,6 +50,35 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         default=60.0, gt=0, description="How long a launch stays with a process that went silent."
     )
+    api_url: str = Field(
+        default="http://127.0.0.1:4280",
+        description="Where others reach the HTTP API; links and call-backs begin with it.",
+    )
+    api_tls_certificate: Path | None = Field(
+        default=None, description="Certificate chain (PEM) the API serves TLS with."
+    )
+    api_tls_key: Path | None = Field(
+        default=None, description="Private key (PEM) of the API's certificate."
+    )
+    api_behind_tls_proxy: bool = Field(
+        default=False,
+        description="Let the API listen on other addresses than loopback without TLS of its own, "
+        "because a proxy in front of it speaks TLS.",
+    )
+    ended_listed_h: float = Field(
+        default=30 * 24,
+        ge=1,
+        description="How many hours terminated launches stay in lists; at least one.",
+    )
+    changes_kept_days: float = Field(
+        default=30,
+        ge=1,
+        description="How many days the change log reaches back, for streams that are resumed.",
+    )
+    callback_allow_private: bool = Field(
+        default=False,
+        description="Let launches call back private, loopback and link-local addresses.",
+    )
 
     @model_validator(mode="after")
     def _fill_database_url(self) -> Settings:

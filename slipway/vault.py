@@ -11,6 +11,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from cryptography.fernet import Fernet, InvalidToken
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from slipway.clock import Clock
@@ -103,6 +105,26 @@ class Vault:
     def remove_of(self, connection: sa.Connection, launch_id: str) -> None:
         """Forget what a launch was given, in the caller's transaction."""
         connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.launch_id == launch_id))
+
+    def seal(self, value: SecretStr) -> bytes:
+        """A secret encrypted, for whoever keeps it in a table of their own."""
+        return self._cipher().encrypt(value.get_secret_value().encode())
+
+    def unseal(self, ciphertext: bytes) -> SecretStr:
+        """What `seal` has sealed. Raises `SlipwayError` when the key is another one now."""
+        try:
+            return SecretStr(self._cipher().decrypt(ciphertext).decode())
+        except InvalidToken:
+            raise SlipwayError(
+                f"this was encrypted with another key than {self._key_file}"
+            ) from None
+
+    def derive_key(self, purpose: str) -> bytes:
+        """32 bytes for one purpose: the same in every process that has the key file, of no use for
+        any other purpose, and telling nothing of the key they come from."""
+        root = read_or_make(self._key_file, Fernet.generate_key)
+        kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"slipway/{purpose}".encode())
+        return kdf.derive(root)
 
     def _cipher(self) -> Fernet:
         return Fernet(read_or_make(self._key_file, Fernet.generate_key))

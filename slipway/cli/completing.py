@@ -54,6 +54,18 @@ def credentials(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in found if name.startswith(incomplete)]
 
 
+def tokens(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Tokens that were not revoked."""
+
+    def find(found: Session) -> Iterable[str]:
+        from slipway.tokens import list_tokens
+
+        kept = list_tokens(found.services.database)
+        return [token.name for token in kept if token.revoked_at is None]
+
+    return [name for name in _names(find, ctx) if name.startswith(incomplete)]
+
+
 def templates(ctx: typer.Context, incomplete: str) -> list[str]:
     """Templates with a working copy: the directory says, no database needed."""
     try:

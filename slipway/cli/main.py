@@ -25,6 +25,7 @@ from slipway.cli import (
     launching,
     operating,
     servers,
+    tokens,
 )
 from slipway.cli.codes import ExitCode
 from slipway.cli.output import AsJson, print_json, say, wants_json
@@ -107,6 +108,7 @@ app.add_typer(
 )
 app.add_typer(environments.app, name="environments")
 app.add_typer(credentials.app, name="credential")
+app.add_typer(tokens.app, name="token")
 app.add_typer(audits.app, name="audit")
 app.add_typer(engines.app, name="engine")
 app.add_typer(

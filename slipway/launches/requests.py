@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from slipway import audit
 from slipway.audit import Note
+from slipway.changes import note_change
 from slipway.clouds.base import Cloud
 from slipway.errors import CloudError, Conflict, InvalidInput, NotFound, Problem
 from slipway.ids import new_id
@@ -177,7 +178,13 @@ def plan_launches(
     return plans
 
 
-def record_launch(services: Services, plan: Plan, *, actor: str) -> Launch:
+#: Something to do in the transaction that records a launch.
+AlsoRecord = Callable[[sa.Connection, Launch], None]
+
+
+def record_launch(
+    services: Services, plan: Plan, *, actor: str, also: AlsoRecord | None = None
+) -> Launch:
     """Put a planned launch on record, with its secrets, in one transaction. Raises `Conflict` when
     the server's name was taken meanwhile."""
     request, now = plan.request, services.clock.now()
@@ -238,6 +245,16 @@ def record_launch(services: Services, plan: Plan, *, actor: str) -> Launch:
                     launch_id=launch_id,
                 )
             audit.append(connection, subject_of(launch_id), [note], actor=actor, at=now)
+            note_change(
+                connection,
+                f"launch.{LaunchStatus.REQUESTED}",
+                subject_of(launch_id),
+                actor=actor,
+                at=now,
+                detail={"server": request.name, "to": LaunchStatus.REQUESTED.value},
+            )
+            if also is not None:
+                also(connection, launch)
     except IntegrityError:
         found = find_by_key(services, launch.idempotency_key)
         if found is not None:
@@ -330,6 +347,13 @@ def get_server(services: Services, name: str) -> Server | None:
         row = connection.execute(sa.select(_SERVERS).where(_SERVERS.c.name == name))
         found = row.mappings().first()
     return Server(**found) if found else None
+
+
+def server_names(services: Services) -> list[str]:
+    """The names of all declared servers, in order."""
+    with services.database.reading() as connection:
+        query = sa.select(_SERVERS.c.name).order_by(_SERVERS.c.name)
+        return list(connection.execute(query).scalars())
 
 
 def _declare_server(connection: sa.Connection, services: Services, request: LaunchRequest) -> None:

@@ -1,6 +1,9 @@
 """Tables: columns and constraints, no behaviour."""
 
+from slipway.records.access import KeyedRequest, Token
 from slipway.records.audit import AuditEntry, AuditHead, AuditKind
+from slipway.records.changes import Change, ChangeHorizon
+from slipway.records.handing import CallBack, CallBackMessage, HandOver
 from slipway.records.secrets import Credential
 from slipway.records.servers import Environment, Installation, Launch, LaunchStatus, Server
 from slipway.records.steps import Lease, Step, StepStatus
@@ -11,9 +14,15 @@ __all__ = [
     "AuditHead",
     "AuditKind",
     "Blob",
+    "CallBack",
+    "CallBackMessage",
+    "Change",
+    "ChangeHorizon",
     "Credential",
     "Environment",
+    "HandOver",
     "Installation",
+    "KeyedRequest",
     "Launch",
     "LaunchStatus",
     "Lease",
@@ -22,4 +31,5 @@ __all__ = [
     "StepStatus",
     "TemplateTag",
     "TemplateVersion",
+    "Token",
 ]

@@ -95,6 +95,8 @@ class Launch(SQLModel, table=True):
     #: Inputs of this launch as written; secrets only as ``cred:NAME``.
     inputs: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False))
     freeze: date | None = None
+    #: What the instance is told at its first boot; readable inside it for ever, so never a secret.
+    user_data: str = Field(default="", sa_column=Column(sa.Text, nullable=False))
     #: ``keep`` or ``terminate``: what happens to the instance when the launch strands.
     on_failure: str = Field(default="keep", max_length=16)
 

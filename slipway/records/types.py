@@ -12,6 +12,9 @@ from sqlalchemy.types import TypeDecorator
 #: JSON on SQLite, JSONB on PostgreSQL; the same Python values either way.
 Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
+#: A number the database counts up. SQLite does so for its own kind of integer alone.
+Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC time on every database; SQLite would drop the zone."""

@@ -1,0 +1,1 @@
+"""The HTTP API: `slipway.api.app.create_app` makes the application."""

@@ -1,0 +1,193 @@
+"""Lists in full detail, page by page, with what has changed since a number of the change log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Generic, TypeVar
+
+import sqlalchemy as sa
+
+from slipway import changes
+from slipway.launches.services import Services
+from slipway.lifecycle import subject_of
+from slipway.records import CallBack, HandOver, Launch, LaunchStatus, Server, Step
+
+_LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
+_SERVERS = Server.__table__  # type: ignore[attr-defined]
+_STEPS = Step.__table__  # type: ignore[attr-defined]
+_HAND_OVERS = HandOver.__table__  # type: ignore[attr-defined]
+_CALL_BACKS = CallBack.__table__  # type: ignore[attr-defined]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Generic[T]):
+    """Some rows of a list, all from one moment."""
+
+    rows: tuple[T, ...]
+    #: Whether there are rows behind these.
+    more: bool
+    #: The newest change this takes into account.
+    as_of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchDetail:
+    """A launch with everything that is said of it."""
+
+    launch: Launch
+    steps: tuple[Step, ...]
+    #: The newest one; none for a launch that was started otherwise.
+    hand_over: HandOver | None
+    callback_url: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerDetail:
+    """A declared server with its active or else newest launch."""
+
+    server: Server
+    launch: LaunchDetail | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchFilter:
+    """Which launches are wanted; None means all."""
+
+    statuses: tuple[str, ...] = ()
+    server: str | None = None
+    environment: str | None = None
+    template: str | None = None
+    cloud: str | None = None
+    #: True: terminated ones only; False: none of them.
+    ended: bool | None = None
+    changed_since: int | None = None
+
+
+def launch_page(
+    services: Services, wanted: LaunchFilter, *, before: str | None, limit: int
+) -> Slice[LaunchDetail]:
+    """Launches, the newest first, behind an id. Terminated ones are listed for as long as the
+    settings say; with ``changed_since`` for as long as the change log goes back."""
+    query = sa.select(_LAUNCHES).order_by(_LAUNCHES.c.id.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(_LAUNCHES.c.id < before)
+    for column, value in (
+        (_LAUNCHES.c.server_name, wanted.server),
+        (_LAUNCHES.c.environment, wanted.environment),
+        (_LAUNCHES.c.template_name, wanted.template),
+        (_LAUNCHES.c.cloud, wanted.cloud),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.statuses:
+        query = query.where(_LAUNCHES.c.status.in_(wanted.statuses))
+    terminated = _LAUNCHES.c.status == LaunchStatus.TERMINATED.value
+    if wanted.ended is True:
+        query = query.where(terminated)
+    elif wanted.ended is False:
+        query = query.where(~terminated)
+    if wanted.changed_since is None:
+        query = query.where(sa.or_(~terminated, _LAUNCHES.c.ended_at >= _listed_from(services)))
+    with services.database.reading() as connection:
+        if wanted.changed_since is not None:
+            changes.check_reach(connection, wanted.changed_since)
+            changed = changes.changed_since(wanted.changed_since, "launch/", _LAUNCHES.c.id)
+            query = query.where(changed)
+        found = [Launch(**row) for row in connection.execute(query).mappings()]
+        rows = tuple(_details(connection, found[:limit]))
+        return Slice(rows=rows, more=len(found) > limit, as_of=changes.newest(connection))
+
+
+def launch_detail(services: Services, launch: Launch) -> LaunchDetail:
+    """One launch with everything that is said of it."""
+    with services.database.reading() as connection:
+        return _details(connection, [launch])[0]
+
+
+def server_page(
+    services: Services,
+    *,
+    after: str | None,
+    limit: int,
+    environment: str | None = None,
+    changed_since: int | None = None,
+) -> Slice[ServerDetail]:
+    """Servers by name, behind a name."""
+    query = sa.select(_SERVERS).order_by(_SERVERS.c.name).limit(limit + 1)
+    if after is not None:
+        query = query.where(_SERVERS.c.name > after)
+    if environment is not None:
+        query = query.where(_SERVERS.c.environment == environment)
+    with services.database.reading() as connection:
+        if changed_since is not None:
+            changes.check_reach(connection, changed_since)
+            changed = changes.changed_since(changed_since, "launch/", _LAUNCHES.c.id)
+            query = query.where(
+                sa.or_(
+                    changes.changed_since(changed_since, "server/", _SERVERS.c.name),
+                    _SERVERS.c.name.in_(sa.select(_LAUNCHES.c.server_name).where(changed)),
+                )
+            )
+        found = [Server(**row) for row in connection.execute(query).mappings()]
+        rows = tuple(_servers(connection, found[:limit]))
+        return Slice(rows=rows, more=len(found) > limit, as_of=changes.newest(connection))
+
+
+def server_detail(services: Services, server: Server) -> ServerDetail:
+    """One server with its launch."""
+    with services.database.reading() as connection:
+        return _servers(connection, [server])[0]
+
+
+def _servers(connection: sa.Connection, servers: Sequence[Server]) -> list[ServerDetail]:
+    names = [server.name for server in servers]
+    # The active launch is always the newest: a name is free only when its launch has ended.
+    newest = (
+        sa.select(sa.func.max(_LAUNCHES.c.id))
+        .where(_LAUNCHES.c.server_name.in_(names))
+        .group_by(_LAUNCHES.c.server_name)
+    )
+    rows = connection.execute(sa.select(_LAUNCHES).where(_LAUNCHES.c.id.in_(newest)))
+    launches = _details(connection, [Launch(**row) for row in rows.mappings()])
+    by_name = {detail.launch.server_name: detail for detail in launches}
+    return [ServerDetail(server=each, launch=by_name.get(each.name)) for each in servers]
+
+
+def _details(connection: sa.Connection, launches: Sequence[Launch]) -> list[LaunchDetail]:
+    ids = [launch.id for launch in launches]
+    steps: dict[str, list[Step]] = {}
+    query = (
+        sa.select(_STEPS)
+        .where(_STEPS.c.subject.in_([subject_of(launch_id) for launch_id in ids]))
+        .order_by(_STEPS.c.position)
+    )
+    for row in connection.execute(query).mappings():
+        steps.setdefault(row["subject"], []).append(Step(**row))
+    newest = (
+        sa.select(sa.func.max(_HAND_OVERS.c.id))
+        .where(_HAND_OVERS.c.launch_id.in_(ids))
+        .group_by(_HAND_OVERS.c.launch_id)
+    )
+    query = sa.select(_HAND_OVERS).where(_HAND_OVERS.c.id.in_(newest))
+    hand_overs = {row["launch_id"]: row for row in connection.execute(query).mappings()}
+    query = sa.select(_CALL_BACKS.c.launch_id, _CALL_BACKS.c.url).where(
+        _CALL_BACKS.c.launch_id.in_(ids)
+    )
+    urls = {row.launch_id: row.url for row in connection.execute(query)}
+    return [
+        LaunchDetail(
+            launch=launch,
+            steps=tuple(steps.get(subject_of(launch.id), ())),
+            hand_over=HandOver(**hand_overs[launch.id]) if launch.id in hand_overs else None,
+            callback_url=urls.get(launch.id),
+        )
+        for launch in launches
+    ]
+
+
+def _listed_from(services: Services) -> datetime:
+    return services.clock.now() - timedelta(hours=services.settings.ended_listed_h)
