@@ -24,6 +24,8 @@
   + GateFailed                a gate's deadline passed, or a signal said it never will
     - GateNotPassed           … with what was seen last (`slipway.gates.wait`)
   + TimeServerUnusable        a time server's answer says nothing (`slipway.gates.ntp`; retryable)
+  + EngineUnavailable         the engine cannot take work now (retryable)
+  + EngineRefused             the engine understood and said no
 
 "May I try again?" is a property of the class: ``error.retryable``.
 """
@@ -167,3 +169,16 @@ class ScriptFailed(SlipwayError):
 
 class GateFailed(SlipwayError):
     """A gate did not pass."""
+
+
+class EngineUnavailable(SlipwayError):
+    """The engine cannot take work now."""
+
+    retryable = True
+    exit_code = 3
+
+
+class EngineRefused(SlipwayError):
+    """The engine understood what it was asked and refused it."""
+
+    exit_code = 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 FlowName = Literal[
@@ -33,3 +33,21 @@ class Engine(Protocol):
 
     def submit(self, flow: FlowName, parameters: Mapping[str, Any]) -> Submission:
         """Start a flow run. The parameters hold no secrets and are JSON values."""
+
+
+class FlowStarter(Protocol):
+    """Starts flow runs on whatever workers there are: whoever asks does not wait for them."""
+
+    def start(
+        self,
+        flow: FlowName,
+        parameters: Mapping[str, Any],
+        *,
+        idempotency_key: str,
+        tags: Sequence[str] = (),
+    ) -> str:
+        """Hand a flow run over; answers its id. Asking again with the same key finds that run.
+
+        The parameters hold no secrets and are JSON values. Raises `EngineUnavailable` when the
+        engine cannot be reached, and `EngineRefused` when it does not want this run.
+        """

@@ -1,0 +1,110 @@
+"""Hands work over to Prefect's deployments: whichever worker has room runs it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.prefect_api import PrefectApi
+from slipway.errors import EngineUnavailable
+from slipway.launches.engine import Engine, FlowName, FlowStarter, Submission
+
+#: Exit codes as `deployments.runner` has them.
+_CAME_UP, _FAILED = 0, 1
+
+_FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowRun:
+    """A flow run on Prefect's server: a `Submission` that asks how it is."""
+
+    api: PrefectApi
+    id: str
+
+    @property
+    def log_file(self) -> str:
+        """The run's page, which has its log."""
+        return f"{self.api.api_url.removesuffix('/api')}/runs/flow-run/{self.id}"
+
+    def ended(self) -> int | None:
+        """0 when it completed, 1 when it ended otherwise or was deleted, None while it may go on.
+        A server that does not answer says nothing about the run."""
+        try:
+            found = self.api.get(f"/flow_runs/{self.id}")
+        except EngineUnavailable:
+            return None
+        if found is None:
+            return _FAILED
+        if found["state_type"] not in _FINAL:
+            return None
+        return _CAME_UP if found["state_type"] == "COMPLETED" else _FAILED
+
+
+_submission: type[Submission] = FlowRun
+
+
+def deployment_name(flow: FlowName) -> str:
+    """Deployments are named like their flow: ``launch-server/launch-server``."""
+    name = flow.replace("_", "-")
+    return f"{name}/{name}"
+
+
+class DeploymentEngine:
+    """Creates flow runs from deployments, as the Prefect UI does. `slipway deploy` makes those."""
+
+    def __init__(self, api: PrefectApi) -> None:
+        self.api = api
+        self._deployment_ids: dict[FlowName, str] = {}
+
+    def start(
+        self,
+        flow: FlowName,
+        parameters: Mapping[str, Any],
+        *,
+        idempotency_key: str,
+        tags: Sequence[str] = (),
+    ) -> str:
+        """See `FlowStarter`."""
+        body = {
+            "parameters": dict(parameters),
+            "idempotency_key": idempotency_key,
+            # Besides those of its deployment.
+            "tags": list(tags),
+        }
+        run = self.api.post(f"/deployments/{self._deployment(flow)}/create_flow_run", body)
+        if run is None:
+            # Deployed anew under another id since we looked.
+            del self._deployment_ids[flow]
+            run = self.api.post(f"/deployments/{self._deployment(flow)}/create_flow_run", body)
+        if run is None:
+            raise EngineUnavailable(_missing(flow))
+        return str(run["id"])
+
+    def ready(self) -> str:
+        """See `Engine`. Starts nothing: a server and workers of somebody else are to be there."""
+        self._deployment("launch_server")
+        return self.api.api_url.removesuffix("/api")
+
+    def submit(self, flow: FlowName, parameters: Mapping[str, Any]) -> FlowRun:
+        """See `Engine`."""
+        run_id = self.start(flow, parameters, idempotency_key=secrets.token_hex(16))
+        return FlowRun(api=self.api, id=run_id)
+
+    def _deployment(self, flow: FlowName) -> str:
+        if flow not in self._deployment_ids:
+            found = self.api.get(f"/deployments/name/{deployment_name(flow)}")
+            if found is None:
+                raise EngineUnavailable(_missing(flow))
+            self._deployment_ids[flow] = str(found["id"])
+        return self._deployment_ids[flow]
+
+
+_engine: type[Engine] = DeploymentEngine
+_starter: type[FlowStarter] = DeploymentEngine
+
+
+def _missing(flow: FlowName) -> str:
+    return f"Prefect has no deployment {deployment_name(flow)}; make it with 'slipway deploy'"

@@ -1,0 +1,130 @@
+"""Handing work over to deployments: what is asked of Prefect, and what its answers mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from deployments.deployment_engine import DeploymentEngine, FlowRun
+from deployments.prefect_api import PrefectApi
+from slipway.errors import EngineRefused, EngineUnavailable, SlipwayError
+
+URL = "http://127.0.0.1:4200/api"
+
+
+class Prefect:
+    """A server that knows one deployment, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[httpx.Request] = []
+        self.deployment: str | None = "d-1"
+        self.state = "RUNNING"
+        self.answer: httpx.Response | Exception | None = None
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(request)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.answer is not None:
+            return self.answer
+        path = request.url.path.removeprefix("/api")
+        known = self.deployment
+        if path == "/deployments/name/launch-server/launch-server" and known:
+            return httpx.Response(200, json={"id": known})
+        if path == f"/deployments/{known}/create_flow_run":
+            return httpx.Response(201, json={"id": "run-1"})
+        if path == "/flow_runs/run-1":
+            return httpx.Response(200, json={"id": "run-1", "state_type": self.state})
+        return httpx.Response(404, json={"detail": "Not found"})
+
+    def api(self, **login: Any) -> PrefectApi:
+        return PrefectApi(URL, transport=httpx.MockTransport(self), **login)
+
+    def engine(self) -> DeploymentEngine:
+        return DeploymentEngine(self.api())
+
+
+def test_a_run_is_asked_for_once_per_key() -> None:
+    """The run is created from the deployment that is named like the flow, with the caller's key,
+    and the deployment is looked up once."""
+    prefect = Prefect()
+    engine = prefect.engine()
+    for number in range(2):
+        key = f"launch/{number}"
+        run_id = engine.start("launch_server", {"request": {}}, idempotency_key=key, tags=["x"])
+        assert run_id == "run-1"
+    looked, *created = prefect.asked
+    assert looked.url.path == "/api/deployments/name/launch-server/launch-server"
+    assert [json.loads(each.content) for each in created] == [
+        {"parameters": {"request": {}}, "idempotency_key": f"launch/{number}", "tags": ["x"]}
+        for number in range(2)
+    ]
+
+
+def test_a_deployment_that_was_made_anew_is_found_again() -> None:
+    """The id that was looked up before is not trusted for ever."""
+    prefect = Prefect()
+    engine = prefect.engine()
+    engine.start("launch_server", {}, idempotency_key="1")
+    prefect.deployment = "d-2"
+    assert engine.start("launch_server", {}, idempotency_key="2") == "run-1"
+    assert prefect.asked[-1].url.path == "/api/deployments/d-2/create_flow_run"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (httpx.ConnectError("refused"), EngineUnavailable, "does not answer"),
+        (httpx.ReadTimeout(""), EngineUnavailable, "ReadTimeout"),
+        (httpx.Response(503), EngineUnavailable, "answers 503"),
+        (httpx.Response(429), EngineUnavailable, "answers 429"),
+        (httpx.Response(401), EngineUnavailable, "PREFECT_API_AUTH_STRING"),
+        (httpx.Response(409, json={"detail": "name: too long"}), EngineRefused, "name: too long"),
+        (httpx.Response(422, json={"detail": [{"loc": ["x"]}]}), EngineRefused, "loc"),
+        (httpx.Response(400, text="no"), EngineRefused, "no"),
+        (httpx.Response(404), EngineUnavailable, "slipway deploy"),
+    ],
+)
+def test_what_answers_mean(
+    answer: httpx.Response | Exception, error: type[SlipwayError], words: str
+) -> None:
+    """What may be different next time is `EngineUnavailable`, the rest is `EngineRefused`."""
+    prefect = Prefect()
+    prefect.answer = answer
+    with pytest.raises(error, match=words):
+        prefect.engine().start("launch_server", {}, idempotency_key="1")
+    assert error.retryable is (error is EngineUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [("SCHEDULED", None), ("RUNNING", None), ("COMPLETED", 0), ("FAILED", 1), ("CRASHED", 1)],
+)
+def test_how_a_run_ended(state: str, code: int | None) -> None:
+    """The code is that of the runner process: 0 when it completed, 1 when it ended otherwise."""
+    prefect = Prefect()
+    run = prefect.engine().submit("launch_server", {})
+    prefect.state = state
+    assert run.ended() == code
+    assert run.log_file == "http://127.0.0.1:4200/runs/flow-run/run-1"
+
+
+def test_a_server_that_is_away_says_nothing_about_a_run() -> None:
+    """The run goes on as far as anyone knows; one that was deleted does not."""
+    prefect = Prefect()
+    prefect.answer = httpx.ConnectError("refused")
+    assert FlowRun(api=prefect.api(), id="run-1").ended() is None
+    prefect.answer = None
+    assert FlowRun(api=prefect.api(), id="run-2").ended() == 1
+
+
+def test_the_login_of_prefects_own_clients_is_used() -> None:
+    """The shared login, else the key; both as Prefect's clients send them."""
+    prefect = Prefect()
+    prefect.api(auth_string="admin:pass", api_key="k").get("/health")
+    prefect.api(api_key="k").get("/health")
+    sent = [each.headers.get("Authorization") for each in prefect.asked]
+    assert sent == ["Basic YWRtaW46cGFzcw==", "Bearer k"]
