@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+
+from slipway.errors import Conflict, SchemaMismatch, SlipwayError
 
 #: The newest migration. A process compares it with the database before it loads Alembic, which
 #: costs ten times the comparison; a test holds it equal to the newest file.
@@ -92,11 +96,12 @@ class Database:
             yield connection
 
     def migrate(self) -> None:
-        """Bring the tables to `SCHEMA_VERSION`. Safe to call from many processes at once."""
-        if self._schema_version() == SCHEMA_VERSION:
+        """Bring the tables to `SCHEMA_VERSION`. Safe to call from many processes at once. Raises
+        `SchemaMismatch` for a database that a newer Slipway has migrated."""
+        if self._is_current():
             return
         with self._migration_lock():
-            if self._schema_version() == SCHEMA_VERSION:
+            if self._is_current():
                 return
             from slipway.migrations import upgrade
 
@@ -107,7 +112,47 @@ class Database:
         """Give all connections back."""
         self._engine.dispose()
 
-    def _schema_version(self) -> str | None:
+    def backup(self, path: Path) -> None:
+        """Write a copy of an SQLite database as it is at one moment, while others go on writing.
+        Complete or not at all. Raises `Conflict` when there is a file already."""
+        if not self.is_sqlite or not self.url.database:
+            raise SlipwayError("only SQLite is copied here; use pg_dump for PostgreSQL")
+        if path.exists():
+            raise Conflict(f"{path} exists already; name another file")
+        draft = path.with_name(f"{path.name}.draft-{os.getpid()}")
+        # Nobody else may read it: the records name hosts, accounts and inputs.
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(self.url.database)) as source,
+                contextlib.closing(sqlite3.connect(draft)) as copy,
+            ):
+                source.backup(copy)
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            # Unlike a rename, a link does not replace what came meanwhile.
+            try:
+                path.hardlink_to(draft)
+            except FileExistsError:
+                raise Conflict(f"{path} exists already; name another file") from None
+        finally:
+            draft.unlink()
+
+    def _is_current(self) -> bool:
+        found = self.schema_version()
+        # Migrations are numbered, so a higher number is one we do not know.
+        if found is not None and found > SCHEMA_VERSION:
+            raise SchemaMismatch(
+                f"the database is at schema {found}, this Slipway knows schema {SCHEMA_VERSION}: "
+                "it was upgraded by a newer Slipway; upgrade this one too"
+            )
+        return found == SCHEMA_VERSION
+
+    def schema_version(self) -> str | None:
+        """The newest migration the database has seen; None for an empty database."""
+        if self.is_sqlite and self.url.database and not Path(self.url.database).exists():
+            # A look makes no file.
+            return None
         with self.reading() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
                 return None

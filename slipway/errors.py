@@ -7,6 +7,7 @@
   + LifecycleError            a state and an event that do not go together
   + LeaseLost                 another process drives this launch now
   + AuditBroken               the audit record of a subject does not verify
+  + SchemaMismatch            the database was migrated by a newer Slipway
   + CloudError
     - CloudUnavailable        no answer, or one that may be different next time (retryable)
     - CloudThrottled          the cloud asks us to slow down (retryable)
@@ -97,6 +98,10 @@ class LeaseLost(SlipwayError):
 
 class AuditBroken(SlipwayError):
     """The audit record does not verify."""
+
+
+class SchemaMismatch(SlipwayError):
+    """The database was migrated by a newer Slipway."""
 
 
 class CloudError(SlipwayError):

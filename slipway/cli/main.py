@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from slipway.cli import (
     audits,
     credentials,
+    databases,
     doctoring,
     engines,
     environments,
@@ -110,6 +111,7 @@ app.add_typer(environments.app, name="environments")
 app.add_typer(credentials.app, name="credential")
 app.add_typer(tokens.app, name="token")
 app.add_typer(audits.app, name="audit")
+app.add_typer(databases.app, name="database")
 app.add_typer(engines.app, name="engine")
 app.add_typer(
     typer.Typer(no_args_is_help=True),
