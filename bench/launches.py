@@ -373,6 +373,11 @@ class _InstantClock:
     def read_line(self, **_: Any) -> str:
         return self._lines.pop(0)
 
+    def round_trips(self, line: str, count: int, **options: Any) -> Any:
+        from slipway.remote.base import time_round_trips
+
+        return time_round_trips(self, line, count, **options)
+
 
 if __name__ == "__main__":
     main()

@@ -403,18 +403,13 @@ class _Talk:
 
     def measure(self, timeout_s: float) -> Measurement:
         """The best of several round trips."""
-        best: Measurement | None = None
-        for _ in range(self._gate.samples):
-            now = self._clock.now()
-            before = self._clock.monotonic()
-            self._line.send_line("t")
-            text = self._line.read_line(timeout_s=timeout_s)
-            rtt_s = self._clock.monotonic() - before
-            measurement = measured(now=now, rtt_s=rtt_s, server_time=text)
-            if best is None or measurement.bound_ms < best.bound_ms:
-                best = measurement
-        assert best is not None
-        return best
+        trips = self._line.round_trips(
+            "t", self._gate.samples, clock=self._clock, timeout_s=timeout_s
+        )
+        found = [
+            measured(now=trip.sent_at, rtt_s=trip.rtt_s, server_time=trip.answer) for trip in trips
+        ]
+        return min(found, key=lambda measurement: measurement.bound_ms)
 
     def ask(self, question: str, timeout_s: float) -> tuple[dict[str, str], dict[str, str]]:
         """The answer's sections by name, and the addresses of the named servers."""

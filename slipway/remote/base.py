@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+from slipway.clock import Clock
 
 #: Called with each piece of output as it arrives.
 OnOutput = Callable[[bytes], None]
@@ -54,6 +57,15 @@ class Result:
     duration_s: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoundTrip:
+    """A question, its answer, and what it took by our clock."""
+
+    sent_at: datetime
+    rtt_s: float
+    answer: str
+
+
 class Conversation(Protocol):
     """A running command that is talked to line by line."""
 
@@ -63,6 +75,13 @@ class Conversation(Protocol):
     def read_line(self, *, timeout_s: float) -> str:
         """The next line of its standard output, without the line end. Raises `CommandTimedOut`
         when none comes in time and `ConnectionLost` when the command or connection ended."""
+
+    def round_trips(
+        self, line: str, count: int, *, clock: Clock, timeout_s: float
+    ) -> Sequence[RoundTrip]:
+        """Send the line so often, each time after the answer to the one before, and time each.
+        Whoever is nearest to the server does the timing: us, by ``clock``, or the process of ours
+        that the server talks to, by its own. Raises as `read_line` does."""
 
 
 class Remote(Protocol):
@@ -94,3 +113,16 @@ class Connector(Protocol):
 
     def connect(self, endpoint: Endpoint, *, timeout_s: float) -> Remote:
         """Connect, log in, check the host key."""
+
+
+def time_round_trips(
+    talk: Conversation, line: str, count: int, *, clock: Clock, timeout_s: float
+) -> list[RoundTrip]:
+    """`Conversation.round_trips` for a conversation that we hold ourselves."""
+    trips = []
+    for _ in range(count):
+        sent_at, before = clock.now(), clock.monotonic()
+        talk.send_line(line)
+        answer = talk.read_line(timeout_s=timeout_s)
+        trips.append(RoundTrip(sent_at=sent_at, rtt_s=clock.monotonic() - before, answer=answer))
+    return trips

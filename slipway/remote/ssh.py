@@ -34,6 +34,7 @@ from paramiko.config import SSHConfig
 from paramiko.message import Message
 from paramiko.pkey import UnknownKeyType
 
+from slipway.clock import Clock
 from slipway.errors import (
     AuthenticationFailed,
     CommandTimedOut,
@@ -53,6 +54,8 @@ from slipway.remote.base import (
     OnOutput,
     Remote,
     Result,
+    RoundTrip,
+    time_round_trips,
 )
 
 #: `Result.exit_code` of a command that a signal ended.
@@ -415,6 +418,11 @@ class _SshConversation:
             self._stream.wait(left_s)
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode(errors="replace").rstrip("\r")
+
+    def round_trips(
+        self, line: str, count: int, *, clock: Clock, timeout_s: float
+    ) -> list[RoundTrip]:
+        return time_round_trips(self, line, count, clock=clock, timeout_s=timeout_s)
 
 
 class _SshRemote:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from slipway.clock import Clock
 from slipway.errors import CommandTimedOut, ConnectionLost, NotFound
 from slipway.remote.base import (
     Command,
@@ -17,6 +18,8 @@ from slipway.remote.base import (
     OnOutput,
     Remote,
     Result,
+    RoundTrip,
+    time_round_trips,
 )
 
 #: What a command does: its result, or an error to raise, or a function of the command.
@@ -134,6 +137,11 @@ class _FakeConversation:
         if not self._lines:
             raise CommandTimedOut(f"no answer within {timeout_s:g} s")
         return self._lines.pop(0)
+
+    def round_trips(
+        self, line: str, count: int, *, clock: Clock, timeout_s: float
+    ) -> list[RoundTrip]:
+        return time_round_trips(self, line, count, clock=clock, timeout_s=timeout_s)
 
 
 class FakeConnector:
