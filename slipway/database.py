@@ -18,7 +18,7 @@ from slipway.errors import Conflict, SchemaMismatch, SlipwayError
 
 #: The newest migration. A process compares it with the database before it loads Alembic, which
 #: costs ten times the comparison; a test holds it equal to the newest file.
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 
 _MIGRATION_LOCK_ID = 0x51_1D_3A
 

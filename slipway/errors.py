@@ -21,6 +21,7 @@
     - AuthenticationFailed    the server refused our key (retryable: accounts appear late in a boot)
     - HostKeyMismatch         the server is not the one we pinned
     - CommandTimedOut         a command did not end in time
+  + AgentRefused              a server that calls us may not; carries why
   + ScriptFailed              a script ended with a code other than 0, timed out or was cut off
   + GateFailed                a gate's deadline passed, or a signal said it never will
     - GateNotPassed           … with what was seen last (`slipway.gates.wait`)
@@ -166,6 +167,15 @@ class HostKeyMismatch(RemoteError):
 
 class CommandTimedOut(RemoteError):
     """A command did not end in time."""
+
+
+class AgentRefused(SlipwayError):
+    """A server's agent may not do this."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        #: One of `slipway.phonehome.identity.Refusal`.
+        self.reason = reason
 
 
 class ScriptFailed(SlipwayError):

@@ -37,6 +37,11 @@ class Settings(BaseSettings):
         default="",
         description="Base URL of a Slipway mirror; empty means the distributions' own snapshots.",
     )
+    api_ca_file: Path | None = Field(
+        default=None,
+        description="PEM file with the authority behind the API's certificate, for agents; "
+        "without it they trust what their system trusts.",
+    )
     time_servers: tuple[str, ...] = Field(
         default=(),
         description="NTP servers this machine's own clock is checked against before others' are.",

@@ -126,5 +126,16 @@ class Vault:
         kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"slipway/{purpose}".encode())
         return kdf.derive(root)
 
+    def encrypt(self, data: bytes) -> bytes:
+        """What may stand in the database for a while; nobody without the key can read it."""
+        return self._cipher().encrypt(data)
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        """The opposite of `encrypt`. Raises `SlipwayError`."""
+        try:
+            return self._cipher().decrypt(ciphertext)
+        except InvalidToken:
+            raise SlipwayError(f"it was encrypted with another key than {self._key_file}") from None
+
     def _cipher(self) -> Fernet:
         return Fernet(read_or_make(self._key_file, Fernet.generate_key))

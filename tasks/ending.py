@@ -11,8 +11,8 @@ from slipway.launches.creating import cloud_of
 from slipway.launches.work import Work, step_key
 from slipway.records import LaunchStatus
 from tasks.launching import run_script
-from tasks.stepping import CLOUD_STEP, RECORD_STEP, step, tell
-from tasks.threads import clouds, records
+from tasks.stepping import CLOUD_STEP, RECORD_STEP, SERVER_STEP, step, tell
+from tasks.threads import clouds, questions, records
 from tasks.watching import lookout
 
 #: From the terminate call to "terminated".
@@ -27,6 +27,8 @@ async def take_down(work: Work, *, reason: str) -> None:
     tell(work, LaunchStatus.DECOMMISSIONING)
     if run_scripts:
         await decommission_scripts(work)
+    if work.calls_us:
+        await dismiss_agent(work)
     await terminate_instance(work)
     await wait_for_terminated(work)
     await become_terminated(work)
@@ -42,6 +44,14 @@ async def decommission_scripts(work: Work) -> None:
             await run_script(work, values, script.key, key=step_key(f"decommission:{script.key}"))
         except SlipwayError as error:
             await records(ending.note_failed_script, work, script.key, error)
+
+
+@task(task_run_name="{work.server}: dismiss agent", **SERVER_STEP)
+async def dismiss_agent(work: Work) -> None:
+    """Let the agent of a server that calls us remove itself."""
+    async with step(work, "dismiss-agent", "Dismiss the agent") as run:
+        if not run.finished:
+            await questions(ending.dismiss_agent, work, run)
 
 
 @task(task_run_name="{work.server}: terminate instance", **CLOUD_STEP)

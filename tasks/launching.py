@@ -39,6 +39,10 @@ ENV_LIMIT_S = 45 * 60.0
 #: From the create call to "running".
 RUNNING_LIMIT_S = 900.0
 
+#: The same for a server that calls us: what is away may be our own API, and delivery is retried for
+#: two hours, as RightScale did.
+CALLS_AGAIN_S = 2 * 3600.0
+
 #: From the last script to a service that answers.
 HEALTH_LIMIT_S = 60.0
 
@@ -122,7 +126,7 @@ async def pass_clock_gate(work: Work) -> None:
                 work,
                 run,
                 lambda: following(clocking.pass_gate, work, run),
-                limit_s=REACHABLE_AGAIN_S,
+                limit_s=_patience_s(work),
             )
 
 
@@ -158,7 +162,16 @@ async def check_health(work: Work) -> None:
         launch, checks = await records(health.outside_checks, work)
         clock = work.services.clock
         deadline, pause_s = None, 0.1
-        while (failed := await questions(health.failed_check, launch, checks)) is not None:
+
+        async def look() -> str | None:
+            return await patiently(
+                work,
+                run,
+                lambda: questions(health.failed_check, work, launch, checks),
+                limit_s=_patience_s(work),
+            )
+
+        while (failed := await look()) is not None:
             # From the first answer on: waiting for a thread of ours is not the server's fault.
             deadline = deadline or clock.monotonic() + HEALTH_LIMIT_S
             if clock.monotonic() >= deadline:
@@ -183,8 +196,13 @@ async def become_operational(work: Work) -> None:
 async def forget_outputs(work: Work, run: StepRun) -> None:
     """Leave nothing on the server of what scripts printed."""
     await patiently(
-        work, run, lambda: questions(scripts.forget_outputs, work), limit_s=REACHABLE_AGAIN_S
+        work, run, lambda: questions(scripts.forget_outputs, work), limit_s=_patience_s(work)
     )
+
+
+def _patience_s(work: Work) -> float:
+    """How long a server that answered before may be away."""
+    return CALLS_AGAIN_S if work.calls_us else REACHABLE_AGAIN_S
 
 
 async def _resolve_inputs(work: Work, run: StepRun) -> None:
@@ -228,7 +246,7 @@ async def _run_job(work: Work, run: StepRun, job: Job) -> None:
     while True:
         attempt = await records(Attempt, work, run, job)
         follow = functools.partial(_follow, attempt)
-        outcome = await patiently(work, run, follow, limit_s=REACHABLE_AGAIN_S)
+        outcome = await patiently(work, run, follow, limit_s=_patience_s(work))
         if not attempt.may_start_again(outcome):
             await records(attempt.finish, outcome)
             return

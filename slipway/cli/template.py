@@ -395,6 +395,7 @@ def _show_template(resolved: ResolvedTemplate, version: VersionInfo | None) -> N
         ("image", resolved.image.name if resolved.image else "none: a layer for others"),
         ("settings", ", ".join(f"{key}={value}" for key, value in settings.items())),
         ("freeze", resolved.freeze),
+        ("connect", resolved.connect),
         ("layers", ", ".join(f"{layer.name} {layer.hash[:12]}" for layer in resolved.layers)),
     ]
     for label, value in rows:

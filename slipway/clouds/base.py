@@ -44,6 +44,8 @@ class Capabilities:
     stop_start: bool = True
     images: bool = True
     console_output: bool = True
+    #: Instances run on this very computer: its loopback addresses lead them to us.
+    instances_on_this_host: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from slipway.gates.wait import Gate, Reading, Verdict
 from slipway.launches.connecting import connect, console_host_key
 from slipway.launches.creating import cloud_of
 from slipway.launches.inputs import template_of
+from slipway.launches.phoning import calls_us
 from slipway.launches.work import Work
 from slipway.steps import StepRun
 
@@ -45,6 +46,10 @@ class BootProbe:
 
     def __call__(self, timeout_s: float) -> Reading:
         """One look. Raises `ConnectionFailed` while there is nothing to see yet."""
+        if calls_us(self._launch):
+            # It showed a secret that it alone has: there is no host key to pin.
+            with connect(self._work, self._launch, timeout_s=timeout_s) as remote:
+                return probe_linux(remote, timeout_s=timeout_s)
         if self._pinned is None:
             self._pin()
         try:
@@ -63,10 +68,12 @@ class BootProbe:
     def finish(self, verdict: Verdict) -> None:
         """Record the evidence, and the host key from here on."""
         key = self._pinned
-        how = "from the console" if self._from_console else "trusted on first use"
+        how = "host key from the console" if self._from_console else "host key trusted on first use"
+        if calls_us(self._launch):
+            how = "it calls us"
         self._run.succeed(
             f"ready after {verdict.duration_s:.1f} s, {verdict.probes} probes and "
-            f"{verdict.reboots} reboots; host key {how}",
+            f"{verdict.reboots} reboots; {how}",
             result={
                 "findings": {
                     name: f"{found.answer.value}: {found.value}"
@@ -75,11 +82,17 @@ class BootProbe:
                 "boot_id": verdict.evidence.get("boot_id", ""),
                 "reboots": verdict.reboots,
                 "probes": verdict.probes,
-                "host_key": key,
-                "host_key_source": "console" if self._from_console else "first-use",
+                **self._who(verdict),
             },
             also=lambda c: self._work.update(c, host_key=key),
         )
+
+    def _who(self, verdict: Verdict) -> dict[str, str | None]:
+        """How we know that it is this server."""
+        if calls_us(self._launch):
+            return {"agent": verdict.evidence.get("host_key")}
+        source = "console" if self._from_console else "first-use"
+        return {"host_key": self._pinned, "host_key_source": source}
 
     def _read_console(self) -> str | None:
         clock = self._work.services.clock

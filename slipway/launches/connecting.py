@@ -1,4 +1,4 @@
-"""Connections to the server of a launch, with its host key pinned."""
+"""Connections to the server of a launch: we log in, with its host key pinned, or it calls us."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 from slipway.errors import ConnectionFailed
 from slipway.launches.creating import cloud_of
+from slipway.launches.phoning import calls_us
 from slipway.launches.work import Work
 from slipway.records import Launch
+from slipway.remote.agent import AgentRemote, connect_agent
 from slipway.remote.base import Endpoint, Remote
 from slipway.remote.ssh import host_keys_in
 
@@ -25,7 +27,30 @@ def connect(
     timeout_s: float = CONNECT_TIMEOUT_S,
 ) -> Iterator[Remote]:
     """One connection for one step's work. ``host_key`` is for a launch without a pinned one."""
+    remote = _open(work, launch, host_key, min(timeout_s, CONNECT_TIMEOUT_S))
+    try:
+        yield remote
+    finally:
+        remote.close()
+
+
+def connect_to_agent(work: Work, launch: Launch) -> AgentRemote:
+    """A connection to a server that calls us."""
     services = work.services
+    return connect_agent(
+        services.identities,
+        services.instructions,
+        services.clock,
+        launch_id=launch.id,
+        generation=launch.generation,
+        server=launch.server_name,
+    )
+
+
+def _open(work: Work, launch: Launch, host_key: str | None, timeout_s: float) -> Remote:
+    services = work.services
+    if calls_us(launch):
+        return connect_to_agent(work, launch)
     address = launch.public_ip or launch.private_ip
     if address is None:
         raise ConnectionFailed(f"server {launch.server_name} has no address yet")
@@ -36,11 +61,7 @@ def connect(
         key_file=services.ssh_key_file,
         host_key=launch.host_key or host_key,
     )
-    remote = services.connector.connect(endpoint, timeout_s=min(timeout_s, CONNECT_TIMEOUT_S))
-    try:
-        yield remote
-    finally:
-        remote.close()
+    return services.connector.connect(endpoint, timeout_s=timeout_s)
 
 
 def console_host_key(work: Work, launch: Launch) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import sqlalchemy as sa
+
 from slipway.audit import Note
 from slipway.clouds.base import (
     TAG_EXPIRES,
@@ -17,6 +19,7 @@ from slipway.clouds.base import (
 )
 from slipway.errors import InstanceFailed, NotFound
 from slipway.launches.names import nearest
+from slipway.launches.phoning import calls_us, expect_agent, user_data_of
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
 from slipway.launches.work import Work, recorded_result, step_key
@@ -66,8 +69,16 @@ def create_instance(work: Work, run: StepRun) -> None:
     if launch.create_intended_at is None:
         # No intent on record: nobody can have tried before, so there is nothing to look for.
         now = services.clock.now()
-        run.save({"token": token}, also=lambda c: work.update(c, create_intended_at=now))
+
+        def intend(connection: sa.Connection) -> None:
+            work.update(connection, create_intended_at=now)
+            if calls_us(launch):
+                expect_agent(services, connection, launch)
+
+        run.save({"token": token}, also=intend)
     else:
+        if calls_us(launch):
+            services.identities.extend(launch.id, launch.generation)
         instance, how = _find(services, launch), "found, made by an earlier try"
     if instance is None:
         how = "created"
@@ -92,6 +103,9 @@ def next_generation(work: Work) -> bool:
     if launch.instance_id is None:
         return False
     if not _is_gone(work, launch):
+        if calls_us(launch):
+            # Somebody has mended what kept the server from calling: its token counts again.
+            work.services.identities.extend(launch.id, launch.generation)
         return False
     with work.driver.transaction() as connection:
         work.update(
@@ -195,6 +209,7 @@ def instance_spec(services: Services, launch: Launch) -> InstanceSpec:
         instance_type=launch.instance_type,
         ssh_public_key=services.ssh_public_key,
         login_user=launch.login_user,
+        user_data=user_data_of(services, launch) if calls_us(launch) else "",
         root_disk_gib=template.settings.root_disk_gib,
         tags={
             **template.settings.tags,

@@ -9,17 +9,28 @@ import sqlalchemy as sa
 from slipway import audit
 from slipway.audit import Note
 from slipway.clouds.base import InstanceState
-from slipway.errors import CapacityUnavailable, CloudRefused, InstanceFailed, SlipwayError
+from slipway.errors import (
+    CapacityUnavailable,
+    CloudRefused,
+    InstanceFailed,
+    RemoteError,
+    SlipwayError,
+)
+from slipway.launches.connecting import connect_to_agent
 from slipway.launches.creating import TAG_GENERATION, cloud_of, instance_spec, instances_of
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
 from slipway.launches.work import Work, recorded_result
 from slipway.lifecycle import PHASES, Event, subject_of
+from slipway.phonehome.identity import forget as forget_agents
 from slipway.records import AuditKind, Launch, LaunchStatus
 from slipway.steps import StepRun
 from slipway.watch.waiting import Seen, Waiter
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
+
+#: An agent that is there answers at once.
+LEAVE_TIMEOUT_S = 5.0
 
 
 def request_cancel(services: Services, launch_id: str, *, actor: str) -> None:
@@ -68,6 +79,17 @@ def start_ending(work: Work, *, reason: str) -> bool:
     with work.driver.transaction() as connection:
         work.advance(connection, Event.DECOMMISSION, reason=reason)
     return status is LaunchStatus.OPERATIONAL
+
+
+def dismiss_agent(work: Work, run: StepRun) -> None:
+    """Let the server's agent remove itself, where it still answers. The server goes either way, and
+    an agent that is left over is told at its next call."""
+    try:
+        connect_to_agent(work, work.launch()).leave(timeout_s=LEAVE_TIMEOUT_S)
+    except RemoteError as error:
+        run.succeed(f"the agent did not say good-bye: {error}")
+    else:
+        run.succeed("the agent has removed itself")
 
 
 def terminate_instances(work: Work, run: StepRun) -> None:
@@ -128,6 +150,7 @@ def finish_ending(work: Work, run: StepRun) -> None:
 
     def end(connection: sa.Connection) -> None:
         work.services.vault.remove_of(connection, work.launch_id)
+        forget_agents(connection, work.launch_id)
         work.advance(connection, Event.TERMINATE, reason="decommissioned")
 
     run.succeed(f"server {work.server} is terminated", also=end)

@@ -1,4 +1,5 @@
-"""Whether a configured server does its work, seen from here."""
+"""Whether a configured server does its work: seen from here, or from the server itself where nobody
+can look in."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import socket
 
 import httpx
 
+from slipway.launches.connecting import connect
 from slipway.launches.inputs import template_of
+from slipway.launches.phoning import calls_us, failed_check_inside
 from slipway.launches.work import Work
 from slipway.records import Launch
 from slipway.servertemplates import HttpCheck, TcpCheck
@@ -23,15 +26,20 @@ def describe(check: HttpCheck | TcpCheck) -> str:
 
 
 def outside_checks(work: Work) -> tuple[Launch, list[HttpCheck | TcpCheck]]:
-    """The checks that are made from here, and whom to ask; scripts run on the server instead."""
+    """The checks that are no scripts, and whom to ask."""
     launch = work.launch()
     template = template_of(work.services, launch)
     checks = [check for check in template.health if isinstance(check, HttpCheck | TcpCheck)]
     return launch, checks
 
 
-def failed_check(launch: Launch, checks: list[HttpCheck | TcpCheck]) -> str | None:
-    """The first check that does not hold now, with what was seen, or None."""
+def failed_check(work: Work, launch: Launch, checks: list[HttpCheck | TcpCheck]) -> str | None:
+    """The first check that does not hold now, with what was seen, or None. Raises `RemoteError`
+    when the server itself has to be asked and does not answer."""
+    if not checks:
+        return None
+    if calls_us(launch):
+        return _failed_inside(work, launch, checks)
     address = launch.public_ip or launch.private_ip or ""
     for check in checks:
         try:
@@ -46,3 +54,15 @@ def failed_check(launch: Launch, checks: list[HttpCheck | TcpCheck]) -> str | No
         except (OSError, httpx.HTTPError) as error:
             return f"{describe(check)}: {str(error) or type(error).__name__}"
     return None
+
+
+def _failed_inside(work: Work, launch: Launch, checks: list[HttpCheck | TcpCheck]) -> str | None:
+    asked = [check.model_dump(mode="json") for check in checks]
+    with connect(work, launch) as remote:
+        found = failed_check_inside(
+            remote, launch.private_ip or "127.0.0.1", asked, timeout_s=CHECK_TIMEOUT_S
+        )
+    if found is None:
+        return None
+    number, said = found
+    return f"{describe(checks[number])}, asked on the server itself: {said}"

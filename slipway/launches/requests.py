@@ -20,10 +20,12 @@ from slipway.errors import CloudError, Conflict, InvalidInput, NotFound, Problem
 from slipway.ids import new_id
 from slipway.launches.environments import check_freeze, get_environment
 from slipway.launches.names import check_name, nearest
+from slipway.launches.phoning import problems_with
 from slipway.launches.services import Services
 from slipway.lifecycle import subject_of
 from slipway.records import AuditKind, Environment, Launch, LaunchStatus, Server
 from slipway.servertemplates import (
+    Connect,
     ImageChoice,
     InputLayer,
     ResolvedInputs,
@@ -77,6 +79,12 @@ class LaunchRequest(BaseModel):
         title="Freeze date",
         description="Install packages as they were on this day; empty: what the template says.",
     )
+    connect: Connect | None = Field(
+        default=None,
+        title="Connect",
+        description="ssh: we log in; agent: the server calls us, for one that cannot be reached. "
+        "Empty: what the template says.",
+    )
     on_failure: Literal["keep", "terminate"] = Field(
         default="keep",
         title="When it strands",
@@ -103,6 +111,7 @@ class Plan:
     region: str
     inputs: ResolvedInputs
     freeze: date | None
+    connect: Connect
     #: Secrets that were handed over themselves, by input name.
     secrets: Mapping[str, SecretStr]
 
@@ -139,6 +148,8 @@ def plan_launch(
         if cloud is not None and region is not None:
             image, image_id, instance_type, found = _image(cloud, region, template, request)
             problems += found
+            if image is not None and _connect(template, request) == "agent":
+                problems += problems_with(services.settings, cloud, image)
     if problems or template is None or inputs is None or image is None or region is None:
         raise InvalidInput(problems)
     return Plan(
@@ -150,6 +161,7 @@ def plan_launch(
         region=region,
         inputs=inputs,
         freeze=freeze,
+        connect=_connect(template, request),
         secrets=secrets or {},
     )
 
@@ -211,6 +223,7 @@ def record_launch(
         image_id=plan.image_id,
         instance_type=plan.instance_type,
         login_user=plan.image.user,
+        connect=plan.connect,
         requested_by=actor,
         created_at=now,
         updated_at=now,
@@ -230,6 +243,7 @@ def record_launch(
             "image": {"selector": plan.image.image, "id": plan.image_id},
             "instance_type": plan.instance_type,
             "freeze": plan.freeze.isoformat() if plan.freeze else None,
+            "connect": plan.connect,
             "on_failure": request.on_failure,
         },
     )
@@ -429,6 +443,10 @@ def _region(cloud: Cloud | None, name: str | None) -> tuple[str | None, list[Pro
         return name, []
     what = f"cloud {cloud.name} has no region {name}{nearest(name, regions)}"
     return None, [Problem(where="region", what=what)]
+
+
+def _connect(template: ResolvedTemplate, request: LaunchRequest) -> Connect:
+    return request.connect or template.connect
 
 
 def _image(

@@ -17,6 +17,8 @@ from slipway.clock import Clock, SystemClock
 from slipway.clouds.base import Cloud
 from slipway.database import Database
 from slipway.keyfiles import read_or_make
+from slipway.phonehome.identity import Identities
+from slipway.phonehome.instructions import Instructions
 from slipway.records import Installation
 from slipway.remote.base import Connector, Endpoint, Remote
 from slipway.servertemplates import ResolvedTemplate, TemplateStore
@@ -42,6 +44,16 @@ class Services:
     def installation_id(self) -> str:
         """Which Slipway this is: on everything we create. Made on first use."""
         return _installation_id(self.database, self.clock)
+
+    @functools.cached_property
+    def identities(self) -> Identities:
+        """The agents of servers that call us."""
+        return Identities(self.database, self.vault, self.clock)
+
+    @functools.cached_property
+    def instructions(self) -> Instructions:
+        """What waits for them."""
+        return Instructions(self.database, self.vault, self.clock)
 
     def template(self, name: str, content_hash: str) -> ResolvedTemplate:
         """A committed version; versions never change, so each is read once per process."""

@@ -41,6 +41,8 @@ class Work:
         self.driver = driver
         self.launch_id = launch.id
         self.server = launch.server_name
+        #: Nobody can log in: the server's agent calls us.
+        self.calls_us = launch.connect == "agent"
         #: Where the launch was when this driver last looked or moved it.
         self.phase = LaunchStatus(launch.status)
         #: Which of the launch's instances is worked on.

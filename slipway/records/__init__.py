@@ -1,6 +1,7 @@
 """Tables: columns and constraints, no behaviour."""
 
 from slipway.records.access import KeyedRequest, Token
+from slipway.records.agents import Agent, AgentInstruction, AgentOutput
 from slipway.records.audit import AuditEntry, AuditHead, AuditKind
 from slipway.records.changes import Change, ChangeHorizon
 from slipway.records.handing import CallBack, CallBackMessage, HandOver
@@ -10,6 +11,9 @@ from slipway.records.steps import Lease, Step, StepStatus
 from slipway.records.templates import Blob, TemplateTag, TemplateVersion
 
 __all__ = [
+    "Agent",
+    "AgentInstruction",
+    "AgentOutput",
     "AuditEntry",
     "AuditHead",
     "AuditKind",

@@ -105,6 +105,8 @@ class Launch(SQLModel, table=True):
     image_id: str = Field(max_length=256)
     instance_type: str = Field(max_length=64)
     login_user: str = Field(max_length=64)
+    #: ``ssh``: we log in; ``agent``: the server calls us.
+    connect: str = Field(default="ssh", max_length=16, sa_column_kwargs={"server_default": "ssh"})
 
     #: Raised when an instance of this launch is gone and another is made; part of the token.
     generation: int = 1

@@ -17,7 +17,6 @@ import contextlib
 import logging
 import re
 import selectors
-import shlex
 import socket
 import struct
 import threading
@@ -57,6 +56,7 @@ from slipway.remote.base import (
     RoundTrip,
     time_round_trips,
 )
+from slipway.remote.files import NO_SUCH_FILE, reading, writing
 
 #: `Result.exit_code` of a command that a signal ended.
 SIGNALLED = -1
@@ -511,25 +511,15 @@ class _SshRemote:
             stream.close()
 
     def put(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
-        # One channel instead of sftp's seven round trips. The size is checked before the file
-        # gets its name: when the connection breaks, `cat` sees an ordinary end of input.
-        text = (
-            f"umask 077; t={shlex.quote(path)}.slipway.$$; "
-            f'if cat >"$t" && [ "$(($(wc -c <"$t")))" -eq {len(content)} ] '
-            f'&& chmod {mode:o} "$t" && mv -f "$t" {shlex.quote(path)}; '
-            'then :; else rm -f "$t"; exit 1; fi'
-        )
-        timeout_s = 60 + len(content) / 100_000
-        result = self.run(Command(text=text, timeout_s=timeout_s, stdin=content))
+        # One channel instead of sftp's seven round trips.
+        result = self.run(writing(content, path, mode=mode))
         if result.exit_code != 0:
             why = result.stderr.strip() or "no reason given"
             raise RemoteError(f"{self._where}: {path} could not be written: {why}")
 
     def get(self, path: str) -> bytes:
-        quoted = shlex.quote(path)
-        text = f"[ -e {quoted} ] || exit 44; exec cat {quoted}"
-        code, out, err = self._run(Command(text=text, timeout_s=600), None)
-        if code == 44:
+        code, out, err = self._run(reading(path), None)
+        if code == NO_SUCH_FILE:
             raise NotFound(f"{self._where}: there is no file {path}")
         if code != 0:
             why = err.decode(errors="replace").strip() or "no reason given"

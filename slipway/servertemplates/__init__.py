@@ -5,6 +5,7 @@ from slipway.servertemplates.diff import FieldChange, ScriptChange, TemplateDiff
 from slipway.servertemplates.document import (
     DEFAULT_SCRIPT_TIMEOUT_S,
     ClockBounds,
+    Connect,
     HttpCheck,
     ImageChoice,
     ImageMap,
@@ -37,6 +38,7 @@ __all__ = [
     "ClockBounds",
     "Commit",
     "Composition",
+    "Connect",
     "DeclaredInput",
     "FieldChange",
     "HealthScript",

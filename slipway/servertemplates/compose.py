@@ -130,6 +130,7 @@ class _Composing:
             for key in dict.fromkeys(key for t in self.templates for key in t.settings.tags)
         }
         freeze = self._last("freeze", lambda t: None if t.freeze == "none" else t.freeze)
+        connect = self._last("connect", lambda t: None if t.connect == "ssh" else t.connect)
         document = TemplateDocument(
             schema="slipway/1",
             name=self.name,
@@ -137,6 +138,7 @@ class _Composing:
             image=image.name if image else None,
             settings=Settings(**settings),
             freeze=freeze,
+            connect=connect,
             inputs=self._inputs(),
             ready=Ready(
                 **{

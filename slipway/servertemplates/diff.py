@@ -15,6 +15,7 @@ _SECTIONS = (
     "image",
     "settings",
     "freeze",
+    "connect",
     "inputs",
     "ready",
     "clock",

@@ -116,6 +116,8 @@ Include = Annotated[
 Text = Annotated[str, StringConstraints(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Arch = Literal["x86_64", "arm64"]
+#: How we get onto a server: we log in, or its agent calls us.
+Connect = Literal["ssh", "agent"]
 #: What the readiness gates can be asked to see.
 LinuxSignal = Annotated[
     Literal["ssh", "cloud-init", "package-lock", "systemd", "root-disk"],
@@ -225,6 +227,10 @@ class TemplateDocument(_Written):
     freeze: Freeze | None = Field(
         default=None,
         description="Package repositories as of this date; none; or the environment's date.",
+    )
+    connect: Annotated[Connect, Field(title="way to connect")] | None = Field(
+        default=None,
+        description="ssh: we log in (also when not given); agent: the server calls us.",
     )
     inputs: dict[str, InputDeclaration] = Field(
         default_factory=dict, description="What scripts are told, by name."
@@ -501,6 +507,7 @@ def _shown(value: Any) -> str:
 __all__ = [
     "DEFAULT_SCRIPT_TIMEOUT_S",
     "ClockBounds",
+    "Connect",
     "HealthCheck",
     "HttpCheck",
     "ImageChoice",

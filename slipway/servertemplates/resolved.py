@@ -22,6 +22,7 @@ from slipway.servertemplates.canonical import canonical_json, content_hash
 from slipway.servertemplates.document import (
     Arch,
     ClockBounds,
+    Connect,
     HttpCheck,
     ImageChoice,
     ImageMap,
@@ -114,6 +115,7 @@ class ResolvedTemplate(_Frozen):
     settings: Settings = Settings()
     #: ``YYYY-MM-DD``, ``none`` or ``environment``; see `freeze_date`.
     freeze: str = "none"
+    connect: Connect = "ssh"
     inputs: dict[str, DeclaredInput] = {}
     ready: Ready = Ready()
     clock: ClockBounds = ClockBounds()
@@ -297,6 +299,7 @@ class _Assembly:
             image=self._image(image) if image else None,
             settings=_gathered(Settings, "settings", view),
             freeze=view[("freeze",)].value if ("freeze",) in view else "none",
+            connect=view[("connect",)].value if ("connect",) in view else "ssh",
             inputs=inputs,
             ready=_gathered(Ready, "ready", view),
             clock=_gathered(ClockBounds, "clock", view),
@@ -389,6 +392,7 @@ class _Assembly:
         values: list[tuple[Path, Any]] = [
             (("image",), document.image),
             (("freeze",), document.freeze),
+            (("connect",), document.connect),
             (("settings", "instance_type"), document.settings.instance_type),
             (("settings", "root_disk_gib"), document.settings.root_disk_gib),
             (("settings", "arch"), document.settings.arch),

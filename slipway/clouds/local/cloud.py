@@ -61,7 +61,7 @@ class LocalCloud:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities()
+        return Capabilities(instances_on_this_host=True)
 
     @property
     def directory(self) -> Path:

@@ -29,7 +29,9 @@ _FOLDERS = (
     "usr/local/bin",
     "var/cache",
     "var/lib/chrony",
+    "var/lib/cloud/data",
     "var/lib/cloud/instance/sem",
+    "var/lib/cloud/scripts/per-boot",
     "var/lib/dpkg",
     "var/lib/slipway",
     "var/log",
@@ -44,6 +46,8 @@ BOOT_ID = "proc/sys/kernel/random/boot_id"
 POWER = "run/power"
 PACKAGE_LOCK = "var/lib/dpkg/lock-frontend"
 USER_DATA_RAN = "var/lib/cloud/instance/sem/config_scripts_user"
+INSTANCE_ID = "var/lib/cloud/data/instance-id"
+PER_BOOT = "var/lib/cloud/scripts/per-boot"
 
 _OS_RELEASE = """\
 PRETTY_NAME="Debian GNU/Linux 12 (bookworm), a stand-in by Slipway"
@@ -62,7 +66,9 @@ def home_of(root: Path, user: str) -> Path:
     return root / "root" if user == "root" else root / "home" / user
 
 
-def build(root: Path, spec: InstanceSpec, faults: Faults, *, image: Path | None) -> None:
+def build(
+    root: Path, spec: InstanceSpec, faults: Faults, *, instance_id: str, image: Path | None
+) -> None:
     """Make a machine's file system, from an image's if there is one, with an identity of its own.
 
     Raises OSError.
@@ -81,6 +87,7 @@ def build(root: Path, spec: InstanceSpec, faults: Faults, *, image: Path | None)
     authorized_keys.chmod(0o600)
     (root / "etc/hostname").write_text(hostname(spec.name) + "\n")
     (root / "etc/machine-id").write_text(uuid.uuid4().hex + "\n")
+    (root / INSTANCE_ID).write_text(instance_id + "\n")
     if not (root / "etc/os-release").exists():
         (root / "etc/os-release").write_text(_OS_RELEASE)
     (root / "var/lib/dpkg/lock-frontend").touch()
@@ -137,11 +144,26 @@ class CloudInitOutcome:
     warnings: Sequence[str] = ()
 
 
+def per_boot_scripts(root: Path) -> list[Path]:
+    """What cloud-init runs at every boot, in the order it does."""
+    found = sorted((root / PER_BOOT).glob("*"))
+    return [path for path in found if path.is_file() and os.access(path, os.X_OK)]
+
+
 def cloud_init_outcome(
-    fault: CloudInitError, *, user_data_exit_code: int, unsupported: str = ""
+    fault: CloudInitError,
+    *,
+    user_data_exit_code: int,
+    failed_per_boot: Sequence[str] = (),
+    unsupported: str = "",
 ) -> CloudInitOutcome:
     """What really happened on the machine and what the fault adds."""
     errors, warnings = [], []
+    if failed_per_boot:
+        errors.append(
+            f"('scripts_per_boot', RuntimeError('Runparts: {len(failed_per_boot)} failures "
+            f"({', '.join(failed_per_boot)})'))"
+        )
     if user_data_exit_code or fault is CloudInitError.FATAL:
         errors.append(
             "('scripts_user', RuntimeError('Runparts: 1 failures (part-001) "

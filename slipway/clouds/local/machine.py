@@ -346,7 +346,13 @@ class Machine:
 
     def _build(self, image: Path | None) -> None:
         disk.remove(self.root)
-        disk.build(self.root, self.record.spec, self.faults, image=image)
+        disk.build(
+            self.root,
+            self.record.spec,
+            self.faults,
+            instance_id=self.record.id,
+            image=image,
+        )
 
     def _boot_delay_s(self) -> float:
         delay = self.faults.boot_delay_s
@@ -431,6 +437,11 @@ class Machine:
             if self._acceptor is not None:
                 self._acceptor.update(server_host_keys=[str(self.root / disk.HOST_KEY)])
             self._print_host_key()
+        failed = [
+            path.name
+            for path in await self._on_disk(disk.per_boot_scripts, self.root)
+            if await self._run_for_cloud_init(path)
+        ]
         if self._is_first_boot():
             fault = faults.cloud_init_error
             await asyncio.sleep(faults.cloud_init_s)
@@ -442,7 +453,9 @@ class Machine:
             elif user_data.strip():
                 unsupported = "Unhandled user data: a stand-in machine runs scripts (#!) only"
                 self.print(f"cloud-init: {unsupported}")
-        outcome = disk.cloud_init_outcome(fault, user_data_exit_code=code, unsupported=unsupported)
+        outcome = disk.cloud_init_outcome(
+            fault, user_data_exit_code=code, failed_per_boot=failed, unsupported=unsupported
+        )
         await self._on_disk(disk.write_cloud_init_status, self.root, outcome)
         self.print("Cloud-init v. 24.1-slipway-local finished")
 
@@ -450,6 +463,9 @@ class Machine:
         script = self.root / "var/lib/cloud/instance/user-data.txt"
         script.touch(mode=0o700)
         script.write_text(text)
+        return await self._run_for_cloud_init(script)
+
+    async def _run_for_cloud_init(self, script: Path) -> int:
         with (self.root / "var/log/cloud-init-output.log").open("ab") as log:
             try:
                 process = await self.spawn(
