@@ -108,16 +108,11 @@ class Vault:
 
     def seal(self, value: SecretStr) -> bytes:
         """A secret encrypted, for whoever keeps it in a table of their own."""
-        return self._cipher().encrypt(value.get_secret_value().encode())
+        return self.encrypt(value.get_secret_value().encode())
 
     def unseal(self, ciphertext: bytes) -> SecretStr:
         """What `seal` has sealed. Raises `SlipwayError` when the key is another one now."""
-        try:
-            return SecretStr(self._cipher().decrypt(ciphertext).decode())
-        except InvalidToken:
-            raise SlipwayError(
-                f"this was encrypted with another key than {self._key_file}"
-            ) from None
+        return SecretStr(self.decrypt(ciphertext).decode())
 
     def derive_key(self, purpose: str) -> bytes:
         """32 bytes for one purpose: the same in every process that has the key file, of no use for
@@ -127,7 +122,7 @@ class Vault:
         return kdf.derive(root)
 
     def encrypt(self, data: bytes) -> bytes:
-        """What may stand in the database for a while; nobody without the key can read it."""
+        """Bytes encrypted, for whoever keeps them in a table of their own."""
         return self._cipher().encrypt(data)
 
     def decrypt(self, ciphertext: bytes) -> bytes:
@@ -135,7 +130,9 @@ class Vault:
         try:
             return self._cipher().decrypt(ciphertext)
         except InvalidToken:
-            raise SlipwayError(f"it was encrypted with another key than {self._key_file}") from None
+            raise SlipwayError(
+                f"this was encrypted with another key than {self._key_file}"
+            ) from None
 
     def _cipher(self) -> Fernet:
         return Fernet(read_or_make(self._key_file, Fernet.generate_key))

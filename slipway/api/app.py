@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, FastAPI
 
 import slipway
-from slipway.api import health, problems, servers
+from slipway.api import agent_routes, health, problems, servers
 from slipway.api.state import ApiState
 from slipway.launches.engine import FlowStarter
 from slipway.launches.services import Services
@@ -36,6 +36,6 @@ def create_app(
     )
     app.state.slipway = ApiState(services=services, starter=starter)
     problems.install(app)
-    for router in (health.router, servers.router, *routers):
+    for router in (health.router, servers.router, agent_routes.router, *routers):
         app.include_router(router)
     return app

@@ -105,6 +105,7 @@ TITLES: Mapping[str, str] = {
     "too-many-streams": "Too many event streams are open.",
     "method-not-allowed": "The resource does not know this method.",
     "not-ready": "It cannot serve requests now.",
+    "agent-refused": "The agent may not do this.",
     "internal": "Something went wrong in Slipway.",
     "http": "The request was refused.",
 }
