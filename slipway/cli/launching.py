@@ -33,6 +33,13 @@ class OnFailure(StrEnum):
     TERMINATE = "terminate"
 
 
+class Connect(StrEnum):
+    """How we get onto a server."""
+
+    SSH = "ssh"
+    AGENT = "agent"
+
+
 Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Watch until it is over, or only hand it over.")
 ]
@@ -89,6 +96,13 @@ def launch(
             help="Install packages as they were on this day.", formats=["%Y-%m-%d"], metavar="DATE"
         ),
     ] = None,
+    connect: Annotated[
+        Connect | None,
+        typer.Option(
+            help="Log in by SSH, or let the server's agent call us; what the template says when "
+            "not given."
+        ),
+    ] = None,
     on_failure: Annotated[
         OnFailure, typer.Option(help="When it strands, keep the instance or terminate it.")
     ] = OnFailure.KEEP,
@@ -138,6 +152,7 @@ def launch(
         "region": region,
         "instance_type": instance_type,
         "freeze": freeze.date() if freeze else None,
+        "connect": connect.value if connect else None,
         "on_failure": on_failure.value,
     }
     fresh = [each for each in names if each not in {done.server_name for done in known}]

@@ -243,6 +243,8 @@ def ssh_arguments(services: Services, launch: Launch, command: list[str]) -> lis
         raise Conflict(f"server {name} is terminated")
     if address is None:
         raise Conflict(f"server {name} is {launch.status} and has no address yet")
+    if launch.connect == "agent":
+        raise Conflict(f"nobody can log in to server {name}: its agent calls us; use 'slipway run'")
     if launch.host_key is None:
         raise Conflict(f"the host key of server {name} is not known yet: it is still booting")
     known_hosts = _known_hosts(services.settings.state_dir, launch)

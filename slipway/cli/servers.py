@@ -128,7 +128,7 @@ def show_launch(services: Services, launch: Launch) -> None:
         ("cloud", f"{launch.cloud} / {launch.region}"),
         ("instance", launch.instance_id),
         ("image", f"{launch.image_id} on {launch.instance_type}"),
-        ("address", address and f"{address}, SSH on port {launch.ssh_port}"),
+        ("address", address and f"{address}, {_reached(launch)}"),
         ("frozen to", launch.freeze and launch.freeze.isoformat()),
         ("requested", f"{when(launch.created_at)} by {launch.requested_by}"),
         ("operational", launch.operational_at and when(launch.operational_at)),
@@ -141,6 +141,10 @@ def show_launch(services: Services, launch: Launch) -> None:
     timeline(services, launch)
     values(inputs_of(services, launch), "inputs")
     values({key: str(value) for key, value in launch.outputs.items()}, "outputs")
+
+
+def _reached(launch: Launch) -> str:
+    return "its agent calls us" if launch.connect == "agent" else f"SSH on port {launch.ssh_port}"
 
 
 def timeline(services: Services, launch: Launch) -> None:
@@ -233,6 +237,7 @@ def launch_data(services: Services, launch: Launch, *, steps: bool = True) -> di
         "address": launch.public_ip or launch.private_ip,
         "ssh_port": launch.ssh_port,
         "login_user": launch.login_user,
+        "connect": launch.connect,
         "freeze": launch.freeze.isoformat() if launch.freeze else None,
         "outputs": launch.outputs,
         "requested_by": launch.requested_by,

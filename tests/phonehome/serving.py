@@ -25,7 +25,8 @@ class Api:
 
     def start(self) -> None:
         """Serve, on the same port as before."""
-        listener = socket.socket()
+        # By name, or asyncio does not see that it is TCP and leaves Nagle's delay switched on.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         config = uvicorn.Config(
