@@ -9,15 +9,11 @@ own, ``launch-server/TEMPLATE``, whose form asks for the template's inputs by na
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from slipway.launches.choices import Choices, TemplateChoice, collect_choices
-from slipway.launches.services import Services
+from slipway.launches.choices import Choices, TemplateChoice
 from slipway.servertemplates import DeclaredInput
 
 _log = logging.getLogger("slipway.forms")

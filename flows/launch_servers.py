@@ -14,7 +14,7 @@ from prefect.states import Completed, Failed
 from flows.bringing_up import bring_up
 from flows.driving import actor
 from flows.outcomes import Outcome
-from flows.pictures import publish_fleet
+from flows.pictures import Progress, publish_fleet
 from slipway.errors import Conflict
 from slipway.launches.requests import (
     LaunchRequest,
@@ -70,14 +70,20 @@ async def launch_shard(launch_ids: list[str]) -> list[dict[str, str]]:
 
 async def bring_up_all(launch_ids: list[str]) -> list[Outcome]:
     """Drive all of them; whatever goes wrong with one is that launch's outcome alone."""
+    progress = Progress(len(launch_ids), "servers")
+    await progress.begin()
 
     async def one(launch_id: str) -> Outcome:
         try:
             return await bring_up(launch_id)
         except Exception as error:  # noqa: BLE001  (it must not reach the other launches)
             return _unknown(launch_id, error)
+        finally:
+            await progress.one_more()
 
-    return list(await asyncio.gather(*(one(launch_id) for launch_id in launch_ids)))
+    outcomes = await asyncio.gather(*(one(launch_id) for launch_id in launch_ids))
+    await progress.end()
+    return list(outcomes)
 
 
 def _unknown(launch_id: str, error: BaseException) -> Outcome:

@@ -1,15 +1,24 @@
-"""What the Prefect run page shows of a launch: its timeline, as an artifact."""
+"""What the Prefect run page shows besides task runs: artifacts. Each costs a call of Prefect's
+API, so a launch has one, which says everything."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from uuid import UUID
 
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
 from prefect.context import FlowRunContext
 
 from flows.outcomes import Outcome
-from slipway.launches.timeline import timeline_markdown
+from slipway.launches.timeline import cell, timeline_markdown
 from slipway.launches.work import Work
 from slipway.records import LaunchStatus
 from tasks.threads import records
@@ -36,8 +45,6 @@ async def publish_timeline(work: Work) -> None:
 
 async def publish_fleet(outcomes: Sequence[Outcome]) -> None:
     """Put one row per server on the run page of a fleet, the failed ones first."""
-    if FlowRunContext.get() is None:
-        return
     rows = sorted(
         (
             {
@@ -50,7 +57,74 @@ async def publish_fleet(outcomes: Sequence[Outcome]) -> None:
         ),
         key=lambda row: (row["status"] == LaunchStatus.OPERATIONAL, row["server"]),
     )
+    await publish_table(rows, key="fleet", description="Servers of this run")
+
+
+async def publish_table(table: Sequence[Mapping[str, str]], *, key: str, description: str) -> None:
+    """Put a table on the run page, where there is one."""
+    if FlowRunContext.get() is None:
+        return
     try:
-        await acreate_table_artifact(table=rows, key="fleet", description="Servers of this run")
-    except Exception:  # noqa: BLE001  (logged: a picture is not the launch)
-        _log.exception("the table of the fleet could not be published")
+        rows = [dict(row) for row in table]
+        await acreate_table_artifact(table=rows, key=key, description=description)
+    except Exception:  # noqa: BLE001  (logged: a picture is not the work)
+        _log.exception("the table %s could not be published", key)
+
+
+class Progress:
+    """How many of several have ended, as a bar on the run page; moved at most every two seconds,
+    as each move is a call of Prefect's API."""
+
+    EVERY_S = 2.0
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total = total
+        self._what = what
+        self._done = 0
+        self._artifact: UUID | None = None
+        self._shown_at = 0.0
+
+    async def begin(self) -> None:
+        """Show an empty bar, where there is a run page and more than one to wait for."""
+        if FlowRunContext.get() is None or self._total < 2:
+            return
+        with self._shown():
+            self._artifact = await acreate_progress_artifact(
+                progress=0.0, key="progress", description=f"{self._total} {self._what}"
+            )
+            self._shown_at = asyncio.get_running_loop().time()
+
+    async def one_more(self) -> None:
+        """One has ended, however."""
+        self._done += 1
+        now = asyncio.get_running_loop().time()
+        if now - self._shown_at >= self.EVERY_S:
+            self._shown_at = now
+            await self._show()
+
+    async def end(self) -> None:
+        """No more will come."""
+        await self._show()
+
+    async def _show(self) -> None:
+        if self._artifact is not None:
+            with self._shown():
+                percent = 100.0 * self._done / self._total
+                await aupdate_progress_artifact(self._artifact, percent)
+
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # noqa: BLE001  (logged: a picture is not the work)
+            _log.exception("the progress could not be published")
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """The same table in Markdown, for a text around it."""
+    if not rows:
+        return ""
+    names = list(rows[0])
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(cell(row[name]) for name in names)} |" for row in rows]
+    return "\n".join(lines)

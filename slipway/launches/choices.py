@@ -143,7 +143,7 @@ def _clouds(services: Services) -> Iterable[CloudChoice]:
 
 def _server(services: Services, launch: Launch) -> ServerChoice:
     status = LaunchStatus(launch.status)
-    scripts = ()
+    scripts: tuple[str, ...] = ()
     if status is LaunchStatus.OPERATIONAL:
         scripts = tuple(sorted(template_of(services, launch).operational))
     return ServerChoice(name=launch.server_name, status=status, scripts=scripts)
