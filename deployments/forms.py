@@ -9,19 +9,21 @@ own, ``launch-server/TEMPLATE``, whose form asks for the template's inputs by na
 from __future__ import annotations
 
 import copy
-import logging
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from slipway.launches.choices import Choices, TemplateChoice
+from slipway.launches.choices import Choices, TemplateChoice, collect_choices, fingerprint
+from slipway.launches.services import Services
 from slipway.servertemplates import DeclaredInput
-
-_log = logging.getLogger("slipway.forms")
 
 Schema = dict[str, Any]
 
 #: On the deployments that are made here, so that those of removed templates are found.
 FORM_TAG = "slipway-template"
+
+#: Of a longer list nobody picks; and each change of it would have to be written.
+MOST = 300
 
 
 def form(flow: str, schema: Schema, choices: Choices) -> Schema:
@@ -56,11 +58,139 @@ def template_form(schema: Schema, template: TemplateChoice, choices: Choices) ->
     return shaped
 
 
+# -- keeping them current --------------------------------------------------------------------------
+
+
+class Api(Protocol):
+    """What is used of Prefect's HTTP API; `deployments.prefect_api.PrefectApi` is one."""
+
+    def get(self, path: str) -> Any:
+        """The answer, or None when there is no such thing."""
+
+    def post(self, path: str, body: Any) -> Any:
+        """The answer, or None when there is no such thing."""
+
+    def patch(self, path: str, body: Any) -> Any:
+        """The answer, or None when there is no such thing."""
+
+    def delete(self, path: str) -> Any:
+        """The answer, or None when there is no such thing."""
+
+
+def refresh_forms(services: Services, api: Api) -> list[str]:
+    """Bring the forms of all deployments up to date; answers what changed, a phrase each. Run it
+    after deploying: that writes the plain schemas."""
+    return apply_forms(collect_choices(services), api)
+
+
+def apply_forms(choices: Choices, api: Api) -> list[str]:
+    """The same for choices that are known. Asks for each deployment, and writes only to those that
+    differ. Flows that are not deployed are left alone."""
+    changed = []
+    for flow in _FORMS:
+        deployment = api.get(f"/deployments/name/{flow}/{flow}")
+        if deployment is None:
+            continue
+        plain = plain_schema(flow)
+        wanted = form(flow, plain, choices)
+        if deployment["parameter_openapi_schema"] != wanted:
+            # Only this: what is not named stays.
+            api.patch(f"/deployments/{deployment['id']}", {"parameter_openapi_schema": wanted})
+            changed.append(f"form of {flow}")
+        if flow == "launch-server":
+            changed += _template_deployments(api, deployment, plain, choices)
+    return changed
+
+
+class FormKeeper:
+    """For a loop: looks at the records often, and talks to Prefect only when they have changed."""
+
+    #: How often everything is read and compared all the same: clouds are not asked in between, and
+    #: somebody may have deployed.
+    WHOLE_EVERY_S = 600.0
+
+    def __init__(self, services: Services, api: Api) -> None:
+        self._services = services
+        self._api = api
+        self._seen: str | None = None
+        self._choices: Choices | None = None
+        self._whole_at = 0.0
+
+    def refresh(self) -> list[str]:
+        """One turn; answers what changed. Raises `EngineUnavailable` when Prefect is away, and
+        makes up for it the next time."""
+        seen, now = fingerprint(self._services), self._services.clock.monotonic()
+        due = self._choices is None or now - self._whole_at >= self.WHOLE_EVERY_S
+        if seen == self._seen and not due:
+            return []
+        # Clouds that are known are not asked for every new server.
+        choices = collect_choices(self._services, known=self._choices, ask_clouds=due)
+        changed = apply_forms(choices, self._api)
+        self._seen, self._choices = seen, choices
+        if due:
+            self._whole_at = now
+        return changed
+
+
+def plain_schema(flow: str) -> Schema:
+    """What Prefect makes of the flow's own signature."""
+    # Here, because Prefect takes seconds to import and the rest of this module does without.
+    from prefect.utilities.callables import parameter_schema
+
+    name = flow.replace("-", "_")
+    function = getattr(importlib.import_module(f"flows.{name}"), name)
+    return parameter_schema(function.fn).model_dump()
+
+
+#: What a template's deployment has in common with that of its flow. Without its concurrency limit:
+#: that would count for each of them, and the work pool has one for all.
+_SHARED = (
+    "flow_id",
+    "work_pool_name",
+    "work_queue_name",
+    "entrypoint",
+    "path",
+    "pull_steps",
+    "job_variables",
+    "version",
+    "enforce_parameter_schema",
+)
+
+
+def _template_deployments(
+    api: Api, base: Mapping[str, Any], plain: Schema, choices: Choices
+) -> list[str]:
+    body = {"flows": {"name": {"any_": ["launch-server"]}}, "limit": 200}
+    body["deployments"] = {"tags": {"all_": [FORM_TAG]}}
+    found = {each["name"]: each for each in api.post("/deployments/filter", body)}
+    wanted = {each.name: each for each in choices.templates if each.name != "launch-server"}
+    changed = []
+    for name, template in wanted.items():
+        deployment = {
+            **{key: base[key] for key in _SHARED},
+            "name": name,
+            "description": template.description,
+            "tags": sorted({*base["tags"], FORM_TAG}),
+            "parameter_openapi_schema": template_form(plain, template, choices),
+        }
+        before = found.get(name, {})
+        if any(before.get(key) != value for key, value in deployment.items()):
+            api.post("/deployments/", deployment)
+            changed.append(f"launch-server/{name}")
+    for name in found.keys() - wanted.keys():
+        api.delete(f"/deployments/{found[name]['id']}")
+        changed.append(f"launch-server/{name} removed")
+    return changed
+
+
 # -- what each flow's form looks like --------------------------------------------------------------
 
 
 def _launch_server(schema: Schema, choices: Choices) -> None:
     schema["properties"]["request"]["title"] = "Server"
+    schema["definitions"]["LaunchRequest"]["description"] = (
+        "Nothing is created unless all of this is right; what is wrong is told together."
+    )
     _launch_request(schema["definitions"]["LaunchRequest"], choices)
 
 
@@ -110,12 +240,18 @@ def _run_operational_script(schema: Schema, choices: Choices) -> None:
         fields["script"]["description"] += f" {known}."
 
 
+def _sweep_orphans(schema: Schema, choices: Choices) -> None:  # noqa: ARG001  (as all are called)
+    schema["properties"]["request"]["title"] = "Sweep"
+    _in_order(schema["definitions"]["SweepRequest"]["properties"])
+
+
 _FORMS: Mapping[str, Callable[[Schema, Choices], None]] = {
     "launch-server": _launch_server,
     "launch-servers": _launch_servers,
     "resume-launch": _resume_launch,
     "decommission-server": _decommission_server,
     "run-operational-script": _run_operational_script,
+    "sweep-orphans": _sweep_orphans,
 }
 
 
@@ -140,9 +276,9 @@ def _plain(field: Schema) -> None:
 
 
 def _offer(field: Schema, values: Iterable[str]) -> None:
-    """A drop-down of these values; with none, whatever is typed is taken."""
+    """A drop-down of these values; with none, or too many, whatever is typed is taken."""
     found = list(dict.fromkeys(values))
-    if found:
+    if 0 < len(found) <= MOST:
         field["enum"] = found
 
 
@@ -204,4 +340,7 @@ def _bounds(declared: DeclaredInput, least: str, greatest: str) -> Schema:
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text or "nothing"

@@ -63,6 +63,14 @@ class PrefectApi:
         """The answer as JSON values; None when there is no such thing."""
         return self._call("POST", path, body)
 
+    def patch(self, path: str, body: Any) -> Any:
+        """The answer as JSON values; None when there is no such thing."""
+        return self._call("PATCH", path, body)
+
+    def delete(self, path: str) -> Any:
+        """The answer as JSON values; None when there is no such thing."""
+        return self._call("DELETE", path)
+
     def close(self) -> None:
         """Give the connections back."""
         self._client.close()

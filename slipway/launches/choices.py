@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +16,44 @@ from slipway.launches.inputs import template_of
 from slipway.launches.requests import list_launches
 from slipway.launches.services import Services
 from slipway.lifecycle import PHASES
-from slipway.records import Launch, LaunchStatus, Server
+from slipway.records import (
+    Credential,
+    Environment,
+    Launch,
+    LaunchStatus,
+    Server,
+    TemplateTag,
+    TemplateVersion,
+)
 from slipway.servertemplates import DeclaredInput, ResolvedTemplate
 
 _SERVERS = Server.__table__  # type: ignore[attr-defined]
+_LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
+_ENVIRONMENTS = Environment.__table__  # type: ignore[attr-defined]
+_CREDENTIALS = Credential.__table__  # type: ignore[attr-defined]
+_VERSIONS = TemplateVersion.__table__  # type: ignore[attr-defined]
+_TAGS = TemplateTag.__table__  # type: ignore[attr-defined]
+
+# What of the records shows in the choices. Built once: putting a statement together costs
+# SQLAlchemy more than running it.
+_FINGERPRINT = (
+    # Not the phases of a launch on its way up: they make no difference to any form.
+    sa.select(
+        _LAUNCHES.c.server_name,
+        _LAUNCHES.c.template_hash,
+        _LAUNCHES.c.status.in_((*PHASES[:-1], LaunchStatus.STRANDED, LaunchStatus.CANCELLED)),
+        _LAUNCHES.c.status == LaunchStatus.OPERATIONAL.value,
+    )
+    .where(_LAUNCHES.c.status != LaunchStatus.TERMINATED.value)
+    .order_by(_LAUNCHES.c.server_name),
+    sa.select(_SERVERS.c.name, _SERVERS.c.inputs).order_by(_SERVERS.c.name),
+    sa.select(_ENVIRONMENTS.c.name, _ENVIRONMENTS.c.updated_at).order_by(_ENVIRONMENTS.c.name),
+    sa.select(_CREDENTIALS.c.name)
+    .where(_CREDENTIALS.c.launch_id.is_(None))
+    .order_by(_CREDENTIALS.c.name),
+    sa.select(_VERSIONS.c.name, _VERSIONS.c.hash).order_by(_VERSIONS.c.name, _VERSIONS.c.hash),
+    sa.select(_TAGS).order_by(_TAGS.c.name, _TAGS.c.tag),
+)
 
 _log = logging.getLogger("slipway.choices")
 
@@ -77,17 +112,28 @@ class Choices:
     servers: tuple[ServerChoice, ...] = ()
 
 
-def collect_choices(services: Services) -> Choices:
+def collect_choices(
+    services: Services, *, known: Choices | None = None, ask_clouds: bool = True
+) -> Choices:
     """Read them from the records, the templates directory and the clouds. A template or a cloud
-    that cannot be read is left out, and logged: the others are wanted all the same."""
+    that cannot be read is left out, and logged: the others are wanted all the same.
+
+    ``known`` are the choices of an earlier time: a cloud that does not answer, or is not to be
+    asked, is taken from there.
+    """
+    clouds = {each.name: each for each in known.clouds} if known else {}
+    if ask_clouds:
+        clouds = {
+            name: cloud for name in services.clouds if (cloud := _cloud(services, name, clouds))
+        }
     environments = list_environments(services.database)
     given = [*(each.inputs for each in environments), *_server_inputs(services)]
     return Choices(
-        templates=tuple(_templates(services)),
+        templates=tuple(_templates(services, clouds)),
         environments=tuple(each.name for each in environments),
         given_inputs=frozenset(name for inputs in given for name in inputs),
         credentials=tuple(services.vault.names()),
-        clouds=tuple(_clouds(services)),
+        clouds=tuple(clouds.values()),
         servers=tuple(_server(services, launch) for launch in list_launches(services)),
     )
 
@@ -97,7 +143,19 @@ def _server_inputs(services: Services) -> list[dict[str, Any]]:
         return list(connection.execute(sa.select(_SERVERS.c.inputs)).scalars())
 
 
-def _templates(services: Services) -> Iterable[TemplateChoice]:
+def fingerprint(services: Services) -> str:
+    """Changes whenever the choices may have, clouds aside; takes a few milliseconds."""
+    found = hashlib.sha256()
+    with services.database.reading() as connection:
+        for query in _FINGERPRINT:
+            found.update(repr(connection.execute(query).all()).encode())
+    for path in sorted(services.settings.templates_dir.rglob("*")):
+        status = path.stat()
+        found.update(f"{path} {status.st_mtime_ns} {status.st_size}\n".encode())
+    return found.hexdigest()
+
+
+def _templates(services: Services, clouds: Mapping[str, CloudChoice]) -> Iterable[TemplateChoice]:
     for summary in services.templates.list():
         name, newest = summary.name, summary.newest
         launchable = summary.working_copy not in ("invalid", "none")
@@ -106,8 +164,8 @@ def _templates(services: Services) -> Iterable[TemplateChoice]:
         except SlipwayError as error:
             _log.warning("template %s is not offered: %s", name, error)
             continue
-        if found is None or found.image is None:
-            # Only a layer for others, or nothing that was ever valid.
+        if found is None or found.image is None or not found.image.entries.keys() & clouds.keys():
+            # Only a layer for others, nothing that was ever valid, or for clouds we do not have.
             continue
         references = [name] if launchable or summary.working_copy == "none" else []
         references += [f"{name}@{tag}" for tag in summary.tags]
@@ -130,15 +188,15 @@ def _current(services: Services, name: str, *, launchable: bool) -> ResolvedTemp
     return services.templates.get(versions[0].ref) if versions else None
 
 
-def _clouds(services: Services) -> Iterable[CloudChoice]:
-    for name, cloud in services.clouds.items():
-        try:
-            regions = tuple(cloud.regions())
-            types = {each: None for region in regions for each in cloud.instance_types(region)}
-        except CloudError as error:
-            _log.warning("cloud %s is not offered: %s", name, error)
-            continue
-        yield CloudChoice(name=name, regions=regions, instance_types=tuple(types))
+def _cloud(services: Services, name: str, known: Mapping[str, CloudChoice]) -> CloudChoice | None:
+    try:
+        cloud = services.clouds[name]
+        regions = tuple(cloud.regions())
+        types = {each: None for region in regions for each in cloud.instance_types(region)}
+    except CloudError as error:
+        _log.warning("cloud %s does not say what there is to choose from: %s", name, error)
+        return known.get(name)
+    return CloudChoice(name=name, regions=regions, instance_types=tuple(types))
 
 
 def _server(services: Services, launch: Launch) -> ServerChoice:

@@ -11,6 +11,7 @@ FlowName = Literal[
     "resume_launch",
     "decommission_server",
     "run_operational_script",
+    "sweep_orphans",
 ]
 
 
