@@ -8,16 +8,19 @@ that may have changed.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
 #: How soon an answer is noticed.
 LOOK_S = 5
+
+#: How much longer Prefect holds a pause open than we wait.
+SPARE_S = 3600
 
 Decision = Literal["keep everything", "go ahead"]
 
@@ -52,10 +55,13 @@ async def ask(question: str, *, within_s: float) -> Answer:
     """Pause the flow run until somebody answers. ``question`` is Markdown and stands above the
     form. No answer in time is a no."""
     form = Approval.with_initial_data(description=question)
+    # Prefect fails a run whose pause has run out, whatever it answers; so ours runs out earlier.
+    patience_s = int(within_s) + SPARE_S
     try:
-        given = await apause_flow_run(form, timeout=int(within_s), poll_interval=LOOK_S)
-    except FlowPauseTimeout:
-        return Answer(approved=False, words=f"nobody answered within {within_s / 3600:g} h")
+        async with asyncio.timeout(within_s):
+            given = await apause_flow_run(form, timeout=patience_s, poll_interval=LOOK_S)
+    except TimeoutError:
+        return Answer(approved=False, words="nobody answered in time")
     approved = given.decision == "go ahead"
     who = given.who.strip() or "somebody who gave no name"
     words = f"{'approved' if approved else 'refused'} by {who}"

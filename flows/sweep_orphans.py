@@ -65,7 +65,7 @@ async def sweep_orphans(request: SweepRequest = SweepRequest()) -> State[Any]:  
         answer = await ask(_question(found, table), within_s=request.within_h * 3600)
         because = answer.words
         if not answer.approved:
-            return _state("NotApproved", f"{count} stay: {because}", found)
+            return _state("NotApproved", f"{count} kept: {because}", found)
     swept = await remove_leftovers(found, actor=actor(), because=because)
     await publish_table(_outcomes(swept), key="swept", description=f"What {found.id} did")
     return _state("Swept", _summary(swept), found, failed=swept.count("failed") > 0)

@@ -112,6 +112,10 @@ class Api:
         response.raise_for_status()
         return response.text
 
+    def get(self, path: str) -> httpx.Response:
+        """The answer, whatever it is."""
+        return self._client.get(path)
+
     def filter(self, kind: str, **query: Any) -> list[dict[str, Any]]:
         """The matching flow runs, task runs, logs or artifacts."""
         found: list[dict[str, Any]] = json.loads(self.text(f"/{kind}/filter", **query))

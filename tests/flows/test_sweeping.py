@@ -1,0 +1,137 @@
+"""The sweep on a real Prefect server: a dry run's table, and the pause that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.client.schemas.objects import State
+
+import flows.approval
+from flows.sweep_orphans import SweepRequest, sweep_orphans
+from slipway import audit
+from slipway.clouds.base import (
+    TAG_EXPIRES,
+    TAG_INSTALLATION,
+    TAG_LAUNCH,
+    InstanceSpec,
+    InstanceState,
+)
+from slipway.clouds.local import DEFAULT_IMAGE
+from tasks.services import use_services
+from tests.engine import ENGINE, Api
+from tests.launches.world import DEADLINE_S, World, until
+
+pytestmark = ENGINE
+
+
+@pytest.fixture
+def left(world: World) -> Iterator[str]:
+    """An instance whose launch nobody knows, and that has expired."""
+    expired = world.services.clock.now() - timedelta(hours=1)
+    tags = {
+        TAG_INSTALLATION: world.services.installation_id,
+        TAG_LAUNCH: "launch-lost",
+        TAG_EXPIRES: expired.isoformat(),
+    }
+    spec = InstanceSpec(
+        name="x", region="local", image_id=DEFAULT_IMAGE, instance_type="local.small",
+        ssh_public_key=world.services.ssh_public_key, login_user="admin", tags=tags,
+    )  # fmt: skip
+    made = world.cloud.create_instance(spec, token=uuid.uuid4().hex).id
+    yield made
+    world.cloud.terminate("local", made)
+
+
+def state_of(world: World, instance_id: str) -> InstanceState:
+    tags = {TAG_INSTALLATION: world.services.installation_id}
+    [found] = world.cloud.list_instances("local", tags=tags)
+    assert found.id == instance_id
+    return found.state
+
+
+def run(world: World, request: SweepRequest, answer: Any = None) -> State[Any]:
+    """Run the flow to its end; ``answer`` runs beside it."""
+
+    async def both() -> State[Any]:
+        flow = asyncio.ensure_future(sweep_orphans(request, return_state=True))
+        if answer is not None:
+            await answer(flow)
+        return await asyncio.wait_for(flow, DEADLINE_S)
+
+    with use_services(world.services):
+        return asyncio.run(both())
+
+
+def test_a_dry_run_shows_and_removes_nothing(world: World, api: Api, left: str) -> None:
+    """Its table lists what a real run would remove."""
+    state = run(world, SweepRequest())
+    assert (state.name, state.message) == ("WouldRemove", "1 leftover would be removed")
+    flow_run = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
+    [table] = api.filter(
+        "artifacts", artifacts={"key": {"any_": ["leftovers"]}}, flow_runs=flow_run
+    )
+    [row] = json.loads(table["data"])
+    assert (row["id"], row["why"]) == (left, "launch launch-lost is not on record")
+    assert state_of(world, left) is not InstanceState.TERMINATED
+
+
+def test_nothing_left_behind(world: World, api: Api) -> None:
+    """Is said, and asks nobody."""
+    assert run(world, SweepRequest(dry_run=False)).name == "Clean"
+
+
+@pytest.mark.parametrize("decision", ["go ahead", "keep everything", None])
+def test_somebody_is_asked(
+    world: World, api: Api, left: str, decision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run pauses with a form that lists what goes; only 'go ahead' removes it, resuming with
+    an empty form does not. Who agreed is on record."""
+    monkeypatch.setattr(flows.approval, "LOOK_S", 0.1)
+    seen: dict[str, str] = {}
+
+    async def answer(flow: asyncio.Future[Any]) -> None:
+        def paused() -> Any:
+            query = {"state": {"type": {"any_": ["PAUSED"]}}}
+            return flow.done() or api.filter("flow_runs", flow_runs=query)
+
+        await until(paused, "a run that is paused")
+        [flow_run] = paused()
+        keys = flow_run["state"]["state_details"]["run_input_keyset"]
+        for name in ("description", "schema"):
+            url = f"/flow_runs/{flow_run['id']}/input/{keys[name]}"
+            await until(lambda url=url: api.get(url).status_code == 200, f"its {name}")
+            seen[name] = api.get(url).text
+        given = {} if decision is None else {"decision": decision, "who": "jo", "comment": "ok |"}
+        api.text(f"/flow_runs/{flow_run['id']}/resume", run_input=given)
+
+    state = run(world, SweepRequest(dry_run=False), answer)
+    assert left in seen["description"]
+    assert "1 leftover will be removed for good" in seen["description"]
+    assert "keep everything" in seen["schema"]
+    if decision == "go ahead":
+        assert (state.name, state.message) == ("Swept", "1 leftover removed")
+        assert state_of(world, left) in (InstanceState.STOPPING, InstanceState.TERMINATED)
+        [subject] = [s for s in audit.subjects(world.services.database) if s.startswith("sweep/")]
+        entries = audit.entries(world.services.database, subject)
+        assert entries[0].summary.endswith("; approved by jo: ok |")
+        assert entries[0].actor.startswith("flow-run/sweep (")
+    else:
+        assert state.name == "NotApproved"
+        assert state_of(world, left) not in (InstanceState.STOPPING, InstanceState.TERMINATED)
+
+
+def test_no_answer_is_a_no(
+    world: World, api: Api, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends by itself and says so."""
+    monkeypatch.setattr(flows.approval, "LOOK_S", 0.1)
+    state = run(world, SweepRequest(dry_run=False, within_h=1 / 3600))
+    assert state.name == "NotApproved"
+    assert state.message == "1 leftover kept: nobody answered in time"
+    assert state_of(world, left) is not InstanceState.TERMINATED
