@@ -59,7 +59,12 @@ def test_a_run_is_asked_for_once_per_key() -> None:
     looked, *created = prefect.asked
     assert looked.url.path == "/api/deployments/name/launch-server/launch-server"
     assert [json.loads(each.content) for each in created] == [
-        {"parameters": {"request": {}}, "idempotency_key": f"launch/{number}", "tags": ["x"]}
+        {
+            "parameters": {"request": {}},
+            "idempotency_key": f"launch/{number}",
+            "tags": ["x"],
+            "enforce_parameter_schema": False,
+        }
         for number in range(2)
     ]
 
