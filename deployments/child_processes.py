@@ -37,7 +37,7 @@ class HttpProbe:
         try:
             answer = await self.client.get(self.url)
         except httpx.HTTPError as error:
-            return f"{self.url}: {error or type(error).__name__}"
+            return f"{self.url}: {str(error) or type(error).__name__}"
         return "" if answer.status_code == 200 else f"{self.url} answers {answer.status_code}"
 
 

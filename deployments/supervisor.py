@@ -199,7 +199,7 @@ class Supervisor:
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             # A task of ours that ends before it was told to is a mistake in here, and shown.
-            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping.set()
             await self._stop_all()
@@ -379,4 +379,3 @@ class Supervisor:
 
 def _now_s() -> float:
     return asyncio.get_running_loop().time()
-
