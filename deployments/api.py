@@ -48,7 +48,7 @@ def check_listening(settings: Settings, host: str) -> None:
     ):
         if path is not None and not path.is_file():
             raise InvalidInput(Problem(where=variable, what=f"there is no file {path}"))
-    if certificate is not None or settings.api_behind_tls_proxy or _is_loopback(host):
+    if certificate is not None or settings.api_behind_tls_proxy or is_loopback(host):
         return
     what = (
         f"{host} is not a loopback address, and bearer tokens would travel in clear text; set "
@@ -58,7 +58,7 @@ def check_listening(settings: Settings, host: str) -> None:
     raise InvalidInput(Problem(where="--host", what=what))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

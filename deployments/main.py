@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from slipway.cli import app
-from slipway.cli.wiring import EngineServer, EngineStatus, Wiring
+from slipway.cli.wiring import EngineServer, EngineStatus, Stack, Wiring
 
 if TYPE_CHECKING:
     from slipway.launches.engine import Engine
@@ -99,13 +99,19 @@ def _server(settings: Settings) -> EngineServer:
     return PrefectControl(settings)
 
 
+def _stack(settings: Settings) -> Stack:
+    from deployments.up import LocalStack
+
+    return LocalStack(settings)
+
+
 def _demo(settings: Settings, *, faults: bool, keep: bool) -> int:
     from deployments.demo import run
 
     return run(settings, WIRING, faults=faults, keep=keep)
 
 
-WIRING = Wiring(engine=_engine, services=_services, server=_server, demo=_demo)
+WIRING = Wiring(engine=_engine, services=_services, server=_server, stack=_stack, demo=_demo)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ state directory is started on demand, outlives the command that started it, and 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,15 +15,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from slipway import processes
-from slipway.errors import SlipwayError
+from slipway.errors import Conflict, SlipwayError
 
 #: Tried first, so that the UI has the same address every day.
 PREFERRED_PORT = 4200
@@ -43,6 +45,7 @@ SERVER_ENVIRONMENT: Mapping[str, str] = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    "DO_NOT_TRACK": "1",
 }
 
 #: What every client of it needs besides the address.
@@ -66,6 +69,8 @@ class ServerProcess:
     #: `slipway.processes.identity`: tells it from a later process of the same number.
     identity: str
     port: int
+    #: The identity of whoever starts it again when it dies; empty when nobody does.
+    kept_by: str = ""
 
     @property
     def ui_url(self) -> str:
@@ -79,8 +84,13 @@ class ServerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether this very process still runs."""
-        return not processes.is_dead(self.identity)
+        """Whether this very process still runs, or is about to be started again."""
+        return not processes.is_dead(self.identity) or self.kept
+
+    @property
+    def kept(self) -> bool:
+        """Whether somebody keeps it running."""
+        return bool(self.kept_by) and not processes.is_dead(self.kept_by)
 
 
 class PrefectServer:
@@ -92,11 +102,8 @@ class PrefectServer:
 
     def find(self) -> ServerProcess | None:
         """The server that runs now."""
-        try:
-            found = ServerProcess(**json.loads(self._state_file.read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-        return found if found.alive else None
+        found = self._read()
+        return found if found and found.alive else None
 
     def up(self) -> ServerProcess:
         """Find the server or start it, and wait until it is healthy."""
@@ -106,11 +113,15 @@ class PrefectServer:
         return server
 
     def down(self) -> bool:
-        """Stop the server; answers whether one ran."""
+        """Stop the server; answers whether one ran. Raises `Conflict` when it is kept running."""
         with self._lock():
             server = self.find()
             if server is None:
                 return False
+            if server.kept:
+                raise Conflict(
+                    "'slipway up' keeps the Prefect server running; 'slipway down' stops both"
+                )
             os.kill(server.pid, signal.SIGTERM)
             deadline = time.monotonic() + STOP_TIMEOUT_S
             # Not a wait for the process: a child of ours is a zombie by then, and that will do.
@@ -120,6 +131,29 @@ class PrefectServer:
                 time.sleep(0.05)
             self._state_file.unlink(missing_ok=True)
             return True
+
+    def keep(self, pid: int, port: int) -> None:
+        """Let the other commands find a server that this process keeps running."""
+        # While it is being started again, its last process stands for it.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._write(
+                ServerProcess(
+                    pid=pid,
+                    identity=processes.identity(pid),
+                    port=port,
+                    kept_by=processes.identity(),
+                )
+            )
+
+    def forget(self) -> None:
+        """There is no server any more."""
+        self._state_file.unlink(missing_ok=True)
+
+    @property
+    def last_port(self) -> int | None:
+        """Where the server was the last time, if it ended without being stopped."""
+        found = self._read()
+        return found.port if found else None
 
     def client_environment(self, server: ServerProcess) -> dict[str, str]:
         """The variables a process needs to work with this server."""
@@ -135,17 +169,14 @@ class PrefectServer:
         return self.home / "server.log"
 
     def _start(self) -> ServerProcess:
-        port = _free_port()
+        port = free_port("127.0.0.1", (PREFERRED_PORT, 0))
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")},
             **SERVER_ENVIRONMENT,
             "PREFECT_HOME": str(self.home),
             "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
-            "DO_NOT_TRACK": "1",
         }
-        command = [sys.executable, "-m", "uvicorn", "--factory"]
-        command += ["prefect.server.api.server:create_app", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--timeout-keep-alive", "5", "--log-level", "warning"]
+        command = server_command("127.0.0.1", port)
         with self.log_file.open("ab") as log:
             process = subprocess.Popen(
                 command,
@@ -158,10 +189,20 @@ class PrefectServer:
             )
         identity = processes.identity(process.pid)
         server = ServerProcess(pid=process.pid, identity=identity, port=port)
+        self._write(server)
+        return server
+
+    def _read(self) -> ServerProcess | None:
+        try:
+            return ServerProcess(**json.loads(self._state_file.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def _write(self, server: ServerProcess) -> None:
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = self._state_file.with_suffix(".draft")
         draft.write_text(json.dumps(asdict(server)))
         draft.replace(self._state_file)
-        return server
 
     def _wait(self, server: ServerProcess) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -192,13 +233,25 @@ class PrefectServer:
             yield
 
 
-def _free_port() -> int:
-    for port in (PREFERRED_PORT, 0):
-        with socket.socket() as probe:
+def server_command(host: str, port: int) -> list[str]:
+    """What runs a server in one process, with all its services."""
+    # Requests that wait for events would hold up its end; their clients ask again.
+    return [
+        *(sys.executable, "-P", "-m", "uvicorn", "--factory"),
+        *("prefect.server.api.server:create_app", "--host", host, "--port", str(port)),
+        *("--timeout-keep-alive", "5", "--timeout-graceful-shutdown", "5"),
+        *("--log-level", "warning"),
+    ]
+
+
+def free_port(host: str, candidates: Iterable[int]) -> int:
+    """The first of these ports that is free at this moment; 0 is any. Raises `SlipwayError`."""
+    for port in candidates:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise SlipwayError("no free port on 127.0.0.1 for the Prefect server")
+    raise SlipwayError(f"no free port on {host}")

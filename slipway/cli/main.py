@@ -26,6 +26,7 @@ from slipway.cli import (
     launching,
     operating,
     servers,
+    stack,
     sweeping,
     tokens,
 )
@@ -100,7 +101,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for module in (launching, servers, operating, sweeping):
+for module in (launching, servers, operating, sweeping, stack):
     module.register(app)
 app.add_typer(
     typer.Typer(no_args_is_help=True),

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from slipway.errors import SlipwayError
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from slipway.launches.engine import Engine
     from slipway.launches.services import Services
     from slipway.settings import Settings
@@ -56,6 +59,78 @@ class EngineServer(Protocol):
         """How it is. Starts nothing."""
 
 
+#: What `slipway up` can run, in the order of starting.
+Part = Literal["prefect", "deploy", "api", "worker"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackRequest:
+    """What `slipway up` is to run here."""
+
+    #: Empty means everything there is.
+    only: frozenset[Part] = frozenset()
+    #: Where the API listens; port 0 means any that is free.
+    host: str = "127.0.0.1"
+    port: int = 4280
+    #: Where Prefect's server listens; no port means that of last time, or 4200, or any.
+    prefect_host: str = "127.0.0.1"
+    prefect_port: int | None = None
+    workers: int = 1
+    #: Flow runs of one worker at a time; None leaves it to the settings.
+    worker_limit: int | None = None
+    #: Database server for Slipway and Prefect; None means SQLite in the state directory.
+    postgres: SecretStr | None = None
+    #: What several Prefect servers talk through.
+    redis: SecretStr | None = None
+    log_format: Literal["text", "json"] = "text"
+    #: Where the log goes instead of standard output.
+    log_file: Path | None = None
+    #: Go on in the background once everything is ready.
+    detach: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """How one service of `slipway up` is."""
+
+    name: str
+    state: str
+    pid: int | None
+    url: str
+    restarts: int
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackStatus:
+    """How what `slipway up` runs is."""
+
+    pid: int
+    #: When it was started, as ISO 8601.
+    since: str
+    #: Empty when it writes to its terminal.
+    log_file: str
+    services: tuple[ServiceStatus, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all of it serves."""
+        return all(each.state in ("ready", "done") for each in self.services)
+
+
+class Stack(Protocol):
+    """Everything that runs on one machine, for one state directory."""
+
+    def up(self, request: StackRequest) -> int:
+        """Run it until told to stop, or leave it in the background; answers the exit code."""
+
+    def down(self) -> bool:
+        """Stop what runs, wherever it was started; answers whether anything did."""
+
+    def status(self) -> StackStatus | None:
+        """How it is; None when nothing runs."""
+
+
 class Demo(Protocol):
     """The guided tour."""
 
@@ -70,4 +145,5 @@ class Wiring:
     engine: Callable[[Settings], Engine]
     services: Callable[[Settings], Services]
     server: Callable[[Settings], EngineServer]
+    stack: Callable[[Settings], Stack]
     demo: Demo
