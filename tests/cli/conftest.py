@@ -14,7 +14,13 @@ from typer.testing import CliRunner
 
 from slipway.audit import Note
 from slipway.cli import app
-from slipway.cli.wiring import EngineStatus, Wiring
+from slipway.cli.wiring import (
+    EngineStatus,
+    ServiceStatus,
+    StackRequest,
+    StackStatus,
+    Wiring,
+)
 from slipway.clock import SystemClock
 from slipway.database import Database
 from slipway.errors import SlipwayError
@@ -215,6 +221,36 @@ class FakeServer:
 
 
 @dataclass
+class FakeStack:
+    """Everything on one machine: what was asked of it, and how it is said to be."""
+
+    requests: list[StackRequest] = field(default_factory=list)
+    state: str = "ready"
+
+    def up(self, request: StackRequest) -> int:
+        self.requests.append(request)
+        return 0
+
+    def down(self) -> bool:
+        was = bool(self.requests)
+        self.requests.clear()
+        return was
+
+    def status(self) -> StackStatus | None:
+        if not self.requests:
+            return None
+        api = ServiceStatus(
+            name="api",
+            state=self.state,
+            pid=42,
+            url="http://127.0.0.1:4280",
+            restarts=0,
+            problem="",
+        )
+        return StackStatus(pid=41, since="2026-11-25T08:00:00Z", log_file="", services=(api,))
+
+
+@dataclass
 class CommandLine:
     """Runs commands and keeps what they did at hand."""
 
@@ -223,6 +259,7 @@ class CommandLine:
     cloud: FakeCloud
     wiring: Wiring
     server: FakeServer
+    stack: FakeStack
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> Any:
         """Run one command; code, stdout and stderr are in the result."""
@@ -276,7 +313,7 @@ def slipway(
         vault=Vault(database, settings.state_dir / "keys" / "vault.key", clock),
         connector=FakeConnector(FakeRemote()),
     )
-    engine, server = FakeEngine(services), FakeServer()
+    engine, server, stack = FakeEngine(services), FakeServer(), FakeStack()
 
     def no_demo(settings: Settings, *, faults: bool, keep: bool) -> int:
         return 10 + faults + 2 * keep
@@ -285,9 +322,10 @@ def slipway(
         engine=lambda _: engine,
         services=lambda _: services,
         server=lambda _: server,
+        stack=lambda _: stack,
         demo=no_demo,
     )
-    return CommandLine(services, engine, cloud, wiring, server)
+    return CommandLine(services, engine, cloud, wiring, server, stack)
 
 
 @pytest.fixture

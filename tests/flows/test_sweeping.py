@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from prefect import tags
 from prefect.client.schemas.objects import State
 
 import flows.approval
@@ -97,7 +98,8 @@ def test_somebody_is_asked(
 
     async def answer(flow: asyncio.Future[Any]) -> None:
         def paused() -> Any:
-            query = {"state": {"type": {"any_": ["PAUSED"]}}}
+            # Other tests have runs of theirs on the same server.
+            query = {"state": {"type": {"any_": ["PAUSED"]}}, "tags": {"all_": [left]}}
             return flow.done() or api.filter("flow_runs", flow_runs=query)
 
         await until(paused, "a run that is paused")
@@ -110,7 +112,8 @@ def test_somebody_is_asked(
         given = {} if decision is None else {"decision": decision, "who": "jo", "comment": "ok |"}
         api.text(f"/flow_runs/{flow_run['id']}/resume", run_input=given)
 
-    state = run(world, SweepRequest(dry_run=False), answer)
+    with tags(left):
+        state = run(world, SweepRequest(dry_run=False), answer)
     assert left in seen["description"]
     assert "1 leftover will be removed for good" in seen["description"]
     assert "keep everything" in seen["schema"]
