@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -322,3 +323,21 @@ def test_programs_are_handed_out_by_hash(office: Office) -> None:
     assert office.identities.program("0" * 64) is None
     office.expect(generation=2)
     assert office.identities.program(known) == b"program"
+
+
+def test_of_two_first_uses_at_once_one_is_the_second(office: Office) -> None:
+    """Eight callers with secrets of their own race for one token: one is accepted, and is the one
+    that may call."""
+
+    def use(number: int) -> str:
+        try:
+            office.hello(f"secret-{number}")
+        except AgentRefused as error:
+            return error.reason
+        return "accepted"
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(use, range(8)))
+    assert sorted(found) == ["accepted", *[Refusal.USED] * 7]
+    assert office.call(f"secret-{found.index('accepted')}").launch_id == office.launch
+    assert len(office.refused()) == 7
