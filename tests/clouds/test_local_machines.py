@@ -164,6 +164,27 @@ def test_user_data_runs_once(case: LocalCase) -> None:
         assert shell.say("cat count") == "once"
 
 
+def test_per_boot_scripts_run_at_every_boot(case: LocalCase) -> None:
+    """What user data leaves for cloud-init to run at every boot is run, from the second one on; and
+    the machine knows what the cloud calls it."""
+    script = """#!/bin/bash
+path="$SLIPWAY_ROOT/var/lib/cloud/scripts/per-boot/mine"
+printf '#!/bin/sh\\necho booted >> "$HOME/boots"\\n' > "$path"
+chmod +x "$path"
+"""
+    instance = case.running(case.spec(user_data=script))
+    with case.shell(instance) as shell:
+        shell.say("cloud-init status --wait")
+        assert shell.run("cat boots").code != 0
+        known = shell.say('cat "$SLIPWAY_ROOT/var/lib/cloud/data/instance-id"')
+        assert known == instance.id
+        boot = shell.say(BOOT_ID)
+    case.cloud.reboot("local", instance.id)
+    with reconnect(case, instance, not_boot=boot) as shell:
+        assert shell.say("cloud-init status --wait").endswith("status: done")
+        assert shell.say("cat boots") == "booted"
+
+
 def test_failing_user_data_is_an_error(case: LocalCase) -> None:
     """cloud-init reports a user-data script that failed."""
     instance = case.running(case.spec(user_data="#!/bin/bash\nexit 3\n"))
@@ -345,6 +366,7 @@ def test_an_image_has_the_files_and_not_the_identity(case: LocalCase) -> None:
         shell.say("cloud-init status --wait")
         assert shell.say("cat link/version; cat ran") == "v1\nfirst\nsecond"
         assert shell.say('cat "$SLIPWAY_ROOT/etc/machine-id"') != first_id
+        assert shell.say('cat "$SLIPWAY_ROOT/var/lib/cloud/data/instance-id"') == second.id
         assert shell.host_key != first_key
         assert "other" not in shell.say("cat .ssh/authorized_keys")
 

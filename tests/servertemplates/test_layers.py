@@ -72,18 +72,21 @@ def test_later_layers_win_along_a_chain(templates: Templates) -> None:
         "image: debian-12\nfreeze: 2026-01-01\n"
         "settings: {instance_type: small, root_disk_gib: 10, tags: {team: a, cost: x}}\n"
         "inputs:\n  PORT: {type: int, default: 80, min: 1}\n"
-        "ready: {linux: [ssh]}\nclock: {max_offset_ms: 500, servers: [ntp-1]}\n",
+        "ready: {linux: [ssh]}\nclock: {max_offset_ms: 500, servers: [ntp-1]}\n"
+        "connect: agent\n",
     )
+    assert templates.resolve("base").connect == "agent"
     templates.write(
         "app",
         "include: [base]\nimage: other\nfreeze: none\n"
         "settings: {root_disk_gib: 20, tags: {team: b}}\n"
-        "inputs:\n  PORT: {default: 8080}\nclock: {max_offset_ms: 100}\n",
+        "inputs:\n  PORT: {default: 8080}\nclock: {max_offset_ms: 100}\nconnect: ssh\n",
     )
     found = templates.resolve("app")
     assert found.image is not None
     assert found.image.name == "other"
     assert found.freeze == "none"
+    assert found.connect == "ssh"
     assert found.settings == Settings(
         instance_type="small", root_disk_gib=20, tags={"team": "b", "cost": "x"}
     )
