@@ -119,7 +119,8 @@ class HttpPoster:
                 status = await self._post(target, address, body, headers)
         except TimeoutError as error:
             raise NotDelivered(f"{url}: no answer within {self._timeout_s:.0f} s") from error
-        except (httpx.HTTPError, OSError, ssl.SSLError) as error:
+        except (httpx.HTTPError, OSError, UnicodeError) as error:
+            # UnicodeError: a label of the name is too long for the look-up.
             raise NotDelivered(f"{url}: {str(error) or type(error).__name__}") from error
         if status == httpx.codes.GONE:
             raise Refused(f"{url}: it answers 410: it wants no more of these")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from slipway.launches.listing import LaunchDetail, ServerDetail
+from slipway.launches.listing import LaunchDetail, RunDetail, ServerDetail
 from slipway.records import HandOver, LaunchStatus, Step, StepStatus
 
 _LAUNCH_ID = "launch-01hkx3v9q2m4c7d8e"
@@ -67,6 +67,51 @@ class HandOverOut(BaseModel):
             requested_at=row.created_at,
             next_attempt_at=row.due_at if row.handed_at is None else None,
             flow_run_id=row.flow_run_id,
+        )
+
+
+class RunOut(BaseModel):
+    """One run of an operational script."""
+
+    model_config = ConfigDict(title="Run")
+
+    id: str = Field(examples=["run-01hkx3v9q2m4c7d8e"])
+    launch_id: str = Field(examples=[_LAUNCH_ID])
+    script: str = Field(examples=["set-greeting"])
+    inputs: dict[str, Any] = Field(
+        description="Values for this run only.", examples=[{"GREETING": "good evening"}]
+    )
+    status: Literal["requested", "running", "succeeded", "failed"] = Field(
+        description="`requested` until the engine has begun with it.", examples=["succeeded"]
+    )
+    error: str = Field(description="Why it failed; empty if not.", examples=[""])
+    step: str = Field(
+        description="The step of the launch that it is, as in the audit.",
+        examples=["operational:set-greeting:run-01hkx3v9q2m4c7d8e"],
+    )
+    requested_by: str = Field(examples=["token/ci"])
+    requested_at: datetime = Field(examples=[_AT])
+    started_at: datetime | None = Field(examples=[_AT])
+    ended_at: datetime | None = Field(examples=[_AT])
+    hand_over: HandOverOut
+
+    @classmethod
+    def of(cls, detail: RunDetail) -> RunOut:
+        """From its records."""
+        step = detail.step
+        return cls(
+            id=detail.row.id,
+            launch_id=detail.row.launch_id,
+            script=detail.script,
+            inputs=dict(detail.inputs),
+            status=StepStatus(step.status).value if step else "requested",
+            error=step.error if step else "",
+            step=detail.step_key,
+            requested_by=detail.row.requested_by,
+            requested_at=detail.row.created_at,
+            started_at=step.started_at if step else None,
+            ended_at=step.ended_at if step else None,
+            hand_over=HandOverOut.of(detail.row),
         )
 
 

@@ -49,7 +49,8 @@ ATTEMPT_S = 60.0
 LOOK_S = 1.0
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  (how such a secret begins)
-_AT_ONCE = 16
+#: How many messages one process sends at a time.
+MAX_AT_ONCE = 64
 
 _log = logging.getLogger("slipway.callbacks")
 
@@ -141,11 +142,34 @@ def make_messages(services: Services, render: Render) -> int:
     return made
 
 
-async def deliver(services: Services, poster: Poster) -> int:
-    """Send what is due, several at a time; answers how many attempts were made."""
-    due = await asyncio.to_thread(_claim_due, services)
-    await asyncio.gather(*(_attempt(services, poster, message) for message in due))
-    return len(due)
+class CallBacks:
+    """Makes messages and sends them, many at a time: a receiver that is slow holds up nobody else.
+    Belongs to one event loop."""
+
+    def __init__(self, services: Services, poster: Poster, render: Render) -> None:
+        self._services = services
+        self._poster = poster
+        self._render = render
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def tick(self) -> None:
+        """Make the messages there are to be made, and begin to send those that are due."""
+        await asyncio.to_thread(make_messages, self._services, self._render)
+        room = MAX_AT_ONCE - len(self._sending)
+        for message in await asyncio.to_thread(_claim_due, self._services, room):
+            task = asyncio.create_task(_attempt(self._services, self._poster, message))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def settle(self) -> None:
+        """Wait for everything that is being sent."""
+        await asyncio.gather(*self._sending)
+
+    async def stop(self) -> None:
+        """Break off what is being sent; it is sent again, under the same id."""
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
 
 
 def forget_delivered(connection: sa.Connection, before: datetime) -> int:
@@ -185,14 +209,16 @@ def _make_message(services: Services, row: sa.Row[Any], seen_seq: int, render: R
     return True
 
 
-def _claim_due(services: Services) -> list[CallBackMessage]:
+def _claim_due(services: Services, room: int) -> list[CallBackMessage]:
+    if room <= 0:
+        return []
     now = services.clock.now()
     waiting = sa.and_(_MESSAGES.c.delivered_at.is_(None), _MESSAGES.c.given_up_at.is_(None))
     query = (
         sa.select(_MESSAGES)
         .where(waiting, _MESSAGES.c.due_at <= now)
         .order_by(_MESSAGES.c.due_at)
-        .limit(_AT_ONCE)
+        .limit(room)
     )
     with services.database.reading() as connection:
         found = [CallBackMessage(**row) for row in connection.execute(query).mappings()]
