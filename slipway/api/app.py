@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 import slipway
 from slipway.api import (
@@ -29,6 +29,7 @@ from slipway.api.feed import Feed
 from slipway.api.metrics import Metrics
 from slipway.api.middleware import Bounded, Measured
 from slipway.api.state import ApiState
+from slipway.api.words import known_query
 from slipway.launches.engine import FlowStarter
 from slipway.launches.services import Services
 
@@ -83,7 +84,9 @@ def create_app(
     problems.install(app)
     app.add_middleware(Bounded)
     app.add_middleware(Measured, metrics=measurements)
-    for router in (*ROUTERS, *routers):
+    for router in ROUTERS:
+        app.include_router(router, dependencies=[Depends(known_query)])
+    for router in routers:
         app.include_router(router)
     openapi.install(app)
     return app

@@ -72,18 +72,22 @@ class Background:
 
     def __init__(self, services: Services, starter: FlowStarter) -> None:
         self._services = services
-        self._handing = Loop("hand over", Dispatcher(services, starter).tick)
-        self._clearing = Loop("clear away", lambda: clear_away(services))
+        self._starter = starter
+        self._handing: Loop | None = None
 
     def hand_over_soon(self) -> None:
         """Something was recorded that is to be handed over."""
-        self._handing.wake()
+        if self._handing is not None:
+            self._handing.wake()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Work inside the block."""
-        self._handing.start()
-        self._clearing.start()
+        services = self._services
+        handing = self._handing = Loop("hand over", Dispatcher(services, self._starter).tick)
+        clearing = Loop("clear away", lambda: clear_away(services))
+        handing.start()
+        clearing.start()
         calling = asyncio.create_task(self._call_back())
         try:
             yield
@@ -91,8 +95,9 @@ class Background:
             calling.cancel()
             with suppress(asyncio.CancelledError):
                 await calling
-            await asyncio.to_thread(self._handing.stop)
-            await asyncio.to_thread(self._clearing.stop)
+            self._handing = None
+            await asyncio.to_thread(handing.stop)
+            await asyncio.to_thread(clearing.stop)
 
     async def _call_back(self) -> None:
         settings = self._services.settings

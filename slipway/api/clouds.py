@@ -61,7 +61,7 @@ class Clouds(BaseModel):
     items: list[CloudOut]
 
 
-@router.get("", operation_id="listClouds", responses=responses(401, 403))
+@router.get("", operation_id="listClouds", responses=responses(401, 403, 422))
 def list_clouds(services: TheServices) -> Clouds:
     """All configured clouds with their regions and instance types. One that cannot be reached is
     listed with its problem."""

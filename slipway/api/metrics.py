@@ -103,7 +103,7 @@ class _Found(Collector):
         "text/plain",
         'slipway_launches{status="operational"} 3.0\n',
     )
-    | responses(401, 403),
+    | responses(401, 403, 422),
 )
 def metrics(state: TheState) -> Response:
     """How it goes. It needs a token like everything else, since it tells how busy you are; give

@@ -183,6 +183,9 @@ def _on_invalid(_request: Request, error: Exception) -> Response:
 
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # FastAPI's word for bytes that are not even text; what is wrong in text is 422 as well.
+        return problem_response(422, "invalid-input", "the body is not JSON in UTF-8")
     kinds = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
     detail = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:

@@ -13,7 +13,7 @@ from slipway.api.acting import Administering, Writing
 from slipway.api.auth import require
 from slipway.api.problems import responses
 from slipway.api.state import TheServices
-from slipway.api.words import CREDENTIAL, ID, Given
+from slipway.api.words import CREDENTIAL, TOKEN_ID, Given
 from slipway.records import Token
 from slipway.tokens import Scope
 from slipway.vault import check_credential_name
@@ -98,7 +98,7 @@ class Tokens(BaseModel):
     tags=["credentials"],
     operation_id="listCredentials",
     dependencies=[Depends(require("read"))],
-    responses=responses(401, 403),
+    responses=responses(401, 403, 422),
 )
 def list_credentials(services: TheServices) -> Credentials:
     """The names of all credentials."""
@@ -152,7 +152,7 @@ def delete_credential(act: Writing, name: Credential) -> None:
     tags=["tokens"],
     operation_id="listTokens",
     dependencies=[Depends(require("admin"))],
-    responses=responses(401, 403),
+    responses=responses(401, 403, 422),
 )
 def list_tokens(services: TheServices) -> Tokens:
     """All tokens, also those that have ended. New ones are made on the machine that has the
@@ -174,7 +174,7 @@ def revoke_token(
     act: Administering,
     token_id: Annotated[
         str,
-        Path(pattern=ID, description="Id of the token.", examples=["token-01hkx3v9q2m4c7d8e"]),
+        Path(pattern=TOKEN_ID, description="Id of the token.", examples=["token-01hkx3v9q2m4c7d8e"]),
     ],
 ) -> None:
     """End a token at once."""

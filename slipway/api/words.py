@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import Path
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, model_validator
+from starlette.requests import Request
+
+from slipway.errors import InvalidInput, Problem
+from slipway.launches.names import nearest
 
 #: Host names and tags are made of it.
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -15,6 +22,8 @@ VERSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 #: ``hello-web``, ``hello-web@prod``.
 TEMPLATE_REF = r"^[a-z0-9][a-z0-9_-]{0,127}(@[A-Za-z0-9][A-Za-z0-9._-]{0,127})?$"
 ID = r"^[a-z0-9][a-z0-9-]{0,63}$"
+#: Not a name: revoking is for exactly one.
+TOKEN_ID = r"^token-[a-z0-9]{17}$"
 INPUT = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 CLOUD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 CREDENTIAL = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}$"
@@ -22,6 +31,28 @@ SCRIPT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 #: The two halves of an audit subject: ``launch/launch-…``.
 NOUN = r"^[a-z][a-z-]{0,31}$"
 SUBJECT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
+
+
+def known_query(request: Request) -> None:
+    """Refuse parameters that nobody has declared: a filter that is spelled wrong would let
+    everything through. Raises `InvalidInput`."""
+    if not request.query_params:
+        return
+    route: APIRoute = request.scope["route"]
+    known = frozenset(_query_names(route.dependant))
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise InvalidInput(
+            Problem(where=f"query.{name}", what=f"there is no such parameter{nearest(name, known)}")
+            for name in dict.fromkeys(unknown)
+        )
+
+
+def _query_names(part: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in part.query_params)
+    for inner in part.dependencies:
+        yield from _query_names(inner)
+
 
 LaunchId = Annotated[
     str,
