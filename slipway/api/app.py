@@ -48,7 +48,6 @@ ROUTERS = (
     events.router,
     clouds.router,
     secrets.router,
-    agent_routes.router,
 )
 
 
@@ -86,7 +85,7 @@ def create_app(
     app.add_middleware(Measured, metrics=measurements)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(known_query)])
-    for router in routers:
+    for router in (agent_routes.router, *routers):
         app.include_router(router)
     openapi.install(app)
     return app

@@ -34,6 +34,7 @@ from slipway.launches.services import Services
 from slipway.launches.work import get_launch
 from slipway.lifecycle import subject_of
 from slipway.records import LaunchStatus
+from slipway.servertemplates import Connect
 
 router = APIRouter(prefix="/v1/launches", tags=["launches"])
 
@@ -109,6 +110,12 @@ class LaunchIn(Given):
         description="Null: what the template or its image map says.",
         examples=["local.small"],
     )
+    connect: Connect | None = Field(
+        default=None,
+        description="`ssh`: we connect to the server; `agent`: it calls us, for one that cannot be "
+        "reached. Null: what the template says.",
+        examples=[None],
+    )
     freeze: date | None = Field(
         default=None,
         description="Install packages as they were on this day. Null: what the template says.",
@@ -138,6 +145,7 @@ class LaunchIn(Given):
             cloud=self.cloud,
             region=self.region,
             instance_type=self.instance_type,
+            connect=self.connect,
             freeze=self.freeze,
             on_failure=self.on_failure,
             user_data=self.user_data,

@@ -146,6 +146,9 @@ class LaunchOut(BaseModel):
     on_failure: str = Field(examples=["keep"])
     cloud: str = Field(examples=["local"])
     region: str = Field(examples=["local"])
+    connect: str = Field(
+        description="`ssh`: we connect to it; `agent`: it calls us.", examples=["ssh"]
+    )
     image_id: str = Field(examples=["img-debian-12"])
     instance_type: str = Field(examples=["local.small"])
     instance_id: str | None = Field(examples=["i-3f9a"])
@@ -192,6 +195,7 @@ class LaunchOut(BaseModel):
             on_failure=launch.on_failure,
             cloud=launch.cloud,
             region=launch.region,
+            connect=launch.connect,
             image_id=launch.image_id,
             instance_type=launch.instance_type,
             instance_id=launch.instance_id,

@@ -13,7 +13,7 @@ from slipway.api.acting import Administering, Writing
 from slipway.api.auth import require
 from slipway.api.problems import responses
 from slipway.api.state import TheServices
-from slipway.api.words import CREDENTIAL, TOKEN_ID, Given
+from slipway.api.words import CREDENTIAL, ID_OF_ONE, Given
 from slipway.records import Token
 from slipway.tokens import Scope
 from slipway.vault import check_credential_name
@@ -174,7 +174,9 @@ def revoke_token(
     act: Administering,
     token_id: Annotated[
         str,
-        Path(pattern=TOKEN_ID, description="Id of the token.", examples=["token-01hkx3v9q2m4c7d8e"]),
+        Path(
+            pattern=ID_OF_ONE, description="Id of the token.", examples=["token-01hkx3v9q2m4c7d8e"]
+        ),
     ],
 ) -> None:
     """End a token at once."""

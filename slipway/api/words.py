@@ -23,7 +23,7 @@ VERSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 TEMPLATE_REF = r"^[a-z0-9][a-z0-9_-]{0,127}(@[A-Za-z0-9][A-Za-z0-9._-]{0,127})?$"
 ID = r"^[a-z0-9][a-z0-9-]{0,63}$"
 #: Not a name: revoking is for exactly one.
-TOKEN_ID = r"^token-[a-z0-9]{17}$"
+ID_OF_ONE = r"^token-[a-z0-9]{17}$"
 INPUT = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 CLOUD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 CREDENTIAL = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}$"

@@ -162,6 +162,9 @@ def plan_launch(
             problems += found
             if image is not None and _connect(template, request) == "agent":
                 problems += problems_with(services.settings, cloud, image)
+                if request.user_data:
+                    what = "this server calls us, which takes its user data: leave it out"
+                    problems.append(Problem(where="user data", what=what))
     if problems or template is None or inputs is None or image is None or region is None:
         raise InvalidInput(problems)
     return Plan(
