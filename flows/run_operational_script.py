@@ -13,7 +13,6 @@ from flows.driving import driving
 from slipway.launches import operations
 from slipway.launches.operations import OperationRequest
 from slipway.launches.requests import find_launch
-from slipway.launches.work import step_key
 from tasks.launching import run_script
 from tasks.services import current_services
 from tasks.threads import records
@@ -33,5 +32,5 @@ async def run_operational_script(request: OperationRequest) -> State[Any]:
     key = request.key or (str(context.flow_run.id) if context and context.flow_run else "")
     async with driving(launch.id) as (work, _):
         script, values = await records(operations.prepare, work, request)
-        await run_script(work, values, script, key=step_key(f"operational:{request.script}:{key}"))
+        await run_script(work, values, script, key=operations.operation_key(request.script, key))
     return Completed(message=f"{request.script} ran on {launch.server_name}")

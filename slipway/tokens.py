@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -131,6 +131,14 @@ def find(database: Database, clock: Clock, value: SecretStr) -> Token | None:
     return token
 
 
+def still_good(database: Database, clock: Clock, token_id: str) -> bool:
+    """Whether the token with this id opens anything now."""
+    with database.reading() as connection:
+        query = sa.select(_TOKENS).where(_TOKENS.c.id == token_id)
+        row = connection.execute(query).mappings().first()
+    return row is not None and is_good(Token(**row), clock.now())
+
+
 def is_good(token: Token, now: datetime) -> bool:
     """Whether a token opens anything now."""
     return token.revoked_at is None and (token.expires_at is None or now < token.expires_at)
@@ -148,8 +156,16 @@ def list_tokens(database: Database) -> list[Token]:
         return [Token(**row) for row in rows.mappings()]
 
 
-def revoke(database: Database, clock: Clock, name_or_id: str, *, actor: str) -> Token:
-    """End a token at once. Raises `NotFound` for one that does not exist or was revoked before."""
+def revoke(
+    database: Database,
+    clock: Clock,
+    name_or_id: str,
+    *,
+    actor: str,
+    also: Callable[[sa.Connection], None] | None = None,
+) -> Token:
+    """End a token at once. ``also`` runs in the same transaction. Raises `NotFound` for one that
+    does not exist or was revoked before."""
     now = clock.now()
     with database.transaction() as connection:
         row = (
@@ -169,6 +185,8 @@ def revoke(database: Database, clock: Clock, name_or_id: str, *, actor: str) -> 
         )
         note = Note(kind=AuditKind.INFO, summary=f"token {row['name']} revoked")
         audit.append(connection, subject_of(row["id"]), [note], actor=actor, at=now)
+        if also is not None:
+            also(connection)
     return Token(**{**row, "revoked_at": now})
 
 

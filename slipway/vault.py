@@ -7,6 +7,8 @@ gives nothing away.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -17,7 +19,7 @@ from pydantic import SecretStr
 
 from slipway.clock import Clock
 from slipway.database import Database
-from slipway.errors import NotFound, SlipwayError
+from slipway.errors import InvalidInput, NotFound, Problem, SlipwayError
 from slipway.keyfiles import read_or_make
 from slipway.records import Credential
 
@@ -25,6 +27,18 @@ _CREDENTIALS = Credential.__table__  # type: ignore[attr-defined]
 
 #: How a value says that it names a credential.
 REFERENCE = "cred:"
+
+
+#: What may stand behind ``cred:``, without the part that is kept for launches.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
+_OF_LAUNCHES = "launch/"
+
+
+def check_credential_name(name: str) -> None:
+    """Raises `InvalidInput` for what a credential of a person cannot be called."""
+    if not _NAME.fullmatch(name) or name.startswith(_OF_LAUNCHES):
+        what = "a name is letters, digits, '_', '-', '.' and '/', and does not begin with launch/"
+        raise InvalidInput(Problem(where=f"credential {name}", what=what))
 
 
 class Vault:
@@ -95,12 +109,14 @@ class Vault:
             query = sa.select(_CREDENTIALS.c.name).where(_CREDENTIALS.c.name == name)
             return connection.execute(query).first() is not None
 
-    def remove(self, name: str) -> None:
-        """Forget a credential. Raises `NotFound`."""
+    def remove(self, name: str, *, also: Callable[[sa.Connection], None] | None = None) -> None:
+        """Forget a credential. ``also`` runs in the same transaction. Raises `NotFound`."""
         with self._database.transaction() as connection:
             gone = connection.execute(sa.delete(_CREDENTIALS).where(_CREDENTIALS.c.name == name))
-        if gone.rowcount == 0:
-            raise NotFound(f"there is no credential {name}")
+            if gone.rowcount == 0:
+                raise NotFound(f"there is no credential {name}")
+            if also is not None:
+                also(connection)
 
     def remove_of(self, connection: sa.Connection, launch_id: str) -> None:
         """Forget what a launch was given, in the caller's transaction."""

@@ -2,40 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI
+import anyio.to_thread
+from fastapi import APIRouter, Depends, FastAPI
 
 import slipway
-from slipway.api import agent_routes, health, problems, servers
+from slipway.api import (
+    agent_routes,
+    audits,
+    clouds,
+    environments,
+    events,
+    health,
+    launches,
+    metrics,
+    openapi,
+    problems,
+    secrets,
+    servers,
+    templates,
+)
+from slipway.api.background import Background
+from slipway.api.feed import Feed
+from slipway.api.metrics import Metrics
+from slipway.api.middleware import Bounded, Measured
 from slipway.api.state import ApiState
+from slipway.api.words import known_query
 from slipway.launches.engine import FlowStarter
 from slipway.launches.services import Services
 
-DESCRIPTION = """\
-Builds and launches servers, with every step on record.
+#: Handlers run in this many threads, each with at most one database connection: fewer than there
+#: are connections, so that background work always finds one.
+THREADS = 24
 
-Lists carry full detail. A creation answers with the resource and its id at once; its state is a
-field of it. Everything that changes something takes an `Idempotency-Key`. Errors are problem
-details (RFC 9457).
-"""
+ROUTERS = (
+    health.router,
+    metrics.router,
+    servers.router,
+    launches.router,
+    environments.router,
+    templates.router,
+    audits.router,
+    events.router,
+    clouds.router,
+    secrets.router,
+)
 
 
 def create_app(
     services: Services, starter: FlowStarter, *, routers: Sequence[APIRouter] = ()
 ) -> FastAPI:
     """The API on these services. ``starter`` is who runs the flows; ``routers`` are further routes
-    that the same process serves."""
+    that the same process serves. Its background work runs between start-up and shutdown."""
+    background = Background(services, starter)
+    feed = Feed(services.database)
+    measurements = Metrics(services, feed)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        async with background.running():
+            yield
+
     app = FastAPI(
         title="Slipway",
         version=slipway.__version__,
-        description=DESCRIPTION,
         # Their pages load scripts from elsewhere; the document itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        lifespan=lifespan,
     )
-    app.state.slipway = ApiState(services=services, starter=starter)
+    app.state.slipway = ApiState(
+        services=services,
+        feed=feed,
+        metrics=measurements,
+        hand_over_soon=background.hand_over_soon,
+    )
     problems.install(app)
-    for router in (health.router, servers.router, agent_routes.router, *routers):
+    app.add_middleware(Bounded)
+    app.add_middleware(Measured, metrics=measurements)
+    for router in ROUTERS:
+        app.include_router(router, dependencies=[Depends(known_query)])
+    for router in (agent_routes.router, *routers):
         app.include_router(router)
+    openapi.install(app)
     return app

@@ -23,13 +23,13 @@ class Health(BaseModel):
     version: str = slipway.__version__
 
 
-@router.get("/healthz", operation_id="getHealth")
+@router.get("/healthz", operation_id="getHealth", responses=responses(422))
 async def healthz() -> Health:
     """This process answers. Asks nobody else: restarting it would not mend them."""
     return Health()
 
 
-@router.get("/readyz", operation_id="getReadiness", responses=responses(503))
+@router.get("/readyz", operation_id="getReadiness", responses=responses(422, 503))
 def readyz(state: TheState) -> Health:
     """It can serve requests: the database answers. The engine is not asked: what it is to do is
     recorded, and handed over when it is back."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from slipway.launches.listing import LaunchDetail, ServerDetail
+from slipway.launches.listing import LaunchDetail, RunDetail, ServerDetail
 from slipway.records import HandOver, LaunchStatus, Step, StepStatus
 
 _LAUNCH_ID = "launch-01hkx3v9q2m4c7d8e"
@@ -70,6 +70,51 @@ class HandOverOut(BaseModel):
         )
 
 
+class RunOut(BaseModel):
+    """One run of an operational script."""
+
+    model_config = ConfigDict(title="Run")
+
+    id: str = Field(examples=["run-01hkx3v9q2m4c7d8e"])
+    launch_id: str = Field(examples=[_LAUNCH_ID])
+    script: str = Field(examples=["set-greeting"])
+    inputs: dict[str, Any] = Field(
+        description="Values for this run only.", examples=[{"GREETING": "good evening"}]
+    )
+    status: Literal["requested", "running", "succeeded", "failed"] = Field(
+        description="`requested` until the engine has begun with it.", examples=["succeeded"]
+    )
+    error: str = Field(description="Why it failed; empty if not.", examples=[""])
+    step: str = Field(
+        description="The step of the launch that it is, as in the audit.",
+        examples=["operational:set-greeting:run-01hkx3v9q2m4c7d8e"],
+    )
+    requested_by: str = Field(examples=["token/ci"])
+    requested_at: datetime = Field(examples=[_AT])
+    started_at: datetime | None = Field(examples=[_AT])
+    ended_at: datetime | None = Field(examples=[_AT])
+    hand_over: HandOverOut
+
+    @classmethod
+    def of(cls, detail: RunDetail) -> RunOut:
+        """From its records."""
+        step = detail.step
+        return cls(
+            id=detail.row.id,
+            launch_id=detail.row.launch_id,
+            script=detail.script,
+            inputs=dict(detail.inputs),
+            status=StepStatus(step.status).value if step else "requested",
+            error=step.error if step else "",
+            step=detail.step_key,
+            requested_by=detail.row.requested_by,
+            requested_at=detail.row.created_at,
+            started_at=step.started_at if step else None,
+            ended_at=step.ended_at if step else None,
+            hand_over=HandOverOut.of(detail.row),
+        )
+
+
 class TemplateRef(BaseModel):
     """Which version of which template was launched."""
 
@@ -101,6 +146,9 @@ class LaunchOut(BaseModel):
     on_failure: str = Field(examples=["keep"])
     cloud: str = Field(examples=["local"])
     region: str = Field(examples=["local"])
+    connect: str = Field(
+        description="`ssh`: we connect to it; `agent`: it calls us.", examples=["ssh"]
+    )
     image_id: str = Field(examples=["img-debian-12"])
     instance_type: str = Field(examples=["local.small"])
     instance_id: str | None = Field(examples=["i-3f9a"])
@@ -147,6 +195,7 @@ class LaunchOut(BaseModel):
             on_failure=launch.on_failure,
             cloud=launch.cloud,
             region=launch.region,
+            connect=launch.connect,
             image_id=launch.image_id,
             instance_type=launch.instance_type,
             instance_id=launch.instance_id,

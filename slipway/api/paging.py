@@ -11,19 +11,21 @@ import binascii
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
 from pydantic import BaseModel, Field
 
 from slipway.api.problems import ApiProblem
+from slipway.launches.listing import Slice
 from slipway.launches.services import Services
 
 MAX_LIMIT = 500
 _SIGNATURE_BYTES = 12
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Limit = Annotated[
     int, Query(ge=1, le=MAX_LIMIT, description="How many items a page holds at most.")
@@ -33,6 +35,15 @@ Marker = Annotated[
     Query(
         max_length=1024,
         description="`next` of the page before; with the same filters. Empty: the first page.",
+    ),
+]
+ChangesSince = Annotated[
+    int | None,
+    Query(
+        ge=0,
+        le=2**63 - 1,
+        description="Only what has changed behind this number of the change log: the `as_of` of an "
+        "earlier answer.",
     ),
 ]
 
@@ -49,6 +60,19 @@ class Page(BaseModel, Generic[T]):
         "pass as `changes_since` later, or to the event stream.",
         examples=[1042],
     )
+
+
+def page_of(
+    services: Services,
+    place: str,
+    found: Slice[R],
+    *,
+    key: Callable[[R], Sequence[Any]],
+    shown: Callable[[R], T],
+) -> Page[T]:
+    """A page of what was found; ``key`` tells behind which row the next one begins."""
+    following = make_marker(services, place, key(found.rows[-1])) if found.more else None
+    return Page(items=[shown(row) for row in found.rows], next=following, as_of=found.as_of)
 
 
 def make_marker(services: Services, place: str, key: Sequence[Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -106,6 +107,7 @@ TITLES: Mapping[str, str] = {
     "method-not-allowed": "The resource does not know this method.",
     "not-ready": "It cannot serve requests now.",
     "agent-refused": "The agent may not do this.",
+    "database": "The database cannot be used now.",
     "internal": "Something went wrong in Slipway.",
     "http": "The request was refused.",
 }
@@ -157,6 +159,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SlipwayError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(OperationalError, _on_database)
     app.add_exception_handler(Exception, _on_surprise)
 
 
@@ -180,7 +183,10 @@ def _on_invalid(_request: Request, error: Exception) -> Response:
 
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kinds = {404: "not-found", 405: "method-not-allowed"}
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # FastAPI's word for bytes that are not even text; what is wrong in text is 422 as well.
+        return problem_response(422, "invalid-input", "the body is not JSON in UTF-8")
+    kinds = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
     detail = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"there is nothing at {request.url.path}"
@@ -190,14 +196,21 @@ def _on_http(request: Request, error: Exception) -> Response:
     return problem_response(error.status_code, kind, detail, headers=error.headers)
 
 
+def _on_database(_request: Request, error: Exception) -> Response:
+    # Restarting, overloaded, or it broke a deadlock: nothing was changed.
+    _log.warning("the database cannot be used now", exc_info=error)
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return problem_response(503, "database", "nothing was changed; try again", headers=headers)
+
+
 def _on_surprise(_request: Request, _error: Exception) -> Response:
     # Starlette logs it, with its traceback. What it says stays here: it may name anything.
     return problem_response(500, "internal", "see the log of the API for what it was")
 
 
 def _place(loc: Sequence[Any]) -> str:
-    """``body.inputs.PORT``."""
-    return ".".join(str(part) for part in loc)
+    """``body.inputs.PORT``, of text that can be sent: names of fields are the caller's."""
+    return ".".join(str(part) for part in loc).encode("utf-8", "replace").decode()
 
 
 _WORDS = {
@@ -235,3 +248,9 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
+
+
+def streamed(description: str, media_type: str, example: str) -> dict[int | str, dict[str, Any]]:
+    """What an operation's description says of an answer that is not JSON."""
+    content = {media_type: {"schema": {"type": "string"}, "example": example}}
+    return {200: {"description": description, "content": content}}

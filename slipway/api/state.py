@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from slipway.launches.engine import FlowStarter
 from slipway.launches.services import Services
+
+if TYPE_CHECKING:
+    from slipway.api.feed import Feed
+    from slipway.api.metrics import Metrics
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,7 +21,10 @@ class ApiState:
     """The parts of one running API."""
 
     services: Services
-    starter: FlowStarter
+    feed: Feed
+    metrics: Metrics
+    #: Something was recorded that is to be handed over: do it now and not at the next look.
+    hand_over_soon: Callable[[], None]
 
 
 def state_of(connection: HTTPConnection) -> ApiState:

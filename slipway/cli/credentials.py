@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
@@ -10,14 +9,10 @@ import typer
 from slipway.cli import completing
 from slipway.cli.output import AsJson, print_json, say
 from slipway.cli.session import session
-from slipway.errors import InvalidInput, Problem
 
 app = typer.Typer(
     help="Credentials: secrets, stored encrypted and named as cred:NAME.", no_args_is_help=True
 )
-
-#: What may stand behind ``cred:``, without the part that is kept for launches.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}")
 
 Name = Annotated[
     str,
@@ -45,12 +40,10 @@ def set_(
     Example: `slipway credential set staging-token @token.txt`.
     """
     from slipway.cli.giving import read_secret
+    from slipway.vault import check_credential_name
 
-    where = f"credential {name}"
-    if not _NAME.fullmatch(name) or name.startswith("launch/"):
-        what = "a name is letters, digits, '_', '-', '.' and '/', and does not begin with launch/"
-        raise InvalidInput(Problem(where=where, what=what))
-    value = read_secret(source, prompt=f"Value of {name}", where=where)
+    check_credential_name(name)
+    value = read_secret(source, prompt=f"Value of {name}", where=f"credential {name}")
     session(context).services.vault.put(name, value)
     say(f"credential {name} is stored; give it to inputs as cred:{name}")
 

@@ -10,8 +10,8 @@ import typer
 
 from slipway.cli import completing
 from slipway.cli.output import AsJson, iso, print_json, say, stdout
-from slipway.cli.session import session
-from slipway.errors import InvalidInput, Problem, SlipwayError
+from slipway.cli.session import actor, session
+from slipway.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,6 +111,7 @@ def create(
         services.database,
         services.clock,
         name,
+        actor=actor(),
         inputs={**values, **written},
         freeze=freeze.date() if freeze else None,
     )
@@ -152,7 +153,9 @@ def set_(context: typer.Context, name: Name, inputs: Inputs, as_json: AsJson = F
     if given.problems:
         raise InvalidInput(given.problems)
     _no_literal_secrets(services, values)
-    changed = change_environment(services.database, services.clock, name, set_inputs=values)
+    changed = change_environment(
+        services.database, services.clock, name, actor=actor(), set_inputs=values
+    )
     _changed(changed, as_json, "changed")
 
 
@@ -171,7 +174,7 @@ def unset(
 
     services = session(context).services
     changed = change_environment(
-        services.database, services.clock, name, unset_inputs=tuple(inputs)
+        services.database, services.clock, name, actor=actor(), unset_inputs=tuple(inputs)
     )
     _changed(changed, as_json, "changed")
 
@@ -185,7 +188,9 @@ def freeze(context: typer.Context, name: Name, day: Day, as_json: AsJson = False
     from slipway.launches.environments import change_environment
 
     services = session(context).services
-    changed = change_environment(services.database, services.clock, name, freeze=day.date())
+    changed = change_environment(
+        services.database, services.clock, name, actor=actor(), freeze=day.date()
+    )
     _changed(changed, as_json, f"frozen to {changed.freeze}")
 
 
@@ -198,7 +203,7 @@ def thaw(context: typer.Context, name: Name, as_json: AsJson = False) -> None:
     from slipway.launches.environments import change_environment
 
     services = session(context).services
-    changed = change_environment(services.database, services.clock, name, thaw=True)
+    changed = change_environment(services.database, services.clock, name, actor=actor(), thaw=True)
     _changed(changed, as_json, "not frozen any more")
 
 
@@ -210,29 +215,16 @@ def delete(context: typer.Context, name: Name) -> None:
     """
     from slipway.launches.environments import delete_environment
 
-    delete_environment(session(context).services.database, name)
+    services = session(context).services
+    delete_environment(services.database, services.clock, name, actor=actor())
     say(f"environment {name} is deleted")
 
 
 def _no_literal_secrets(services: Services, values: Mapping[str, Any]) -> None:
-    """Refuse values of inputs that are secrets in some template: an environment keeps what it is
-    given where everybody reads it."""
-    problems = []
-    store = services.templates
-    for template in store.library().names():
-        try:
-            declared = store.head(template).inputs
-        except SlipwayError:
-            # A broken template says so when it is checked or launched.
-            continue
-        for name, value in values.items():
-            is_secret = name in declared and declared[name].type == "secret"
-            if is_secret and not str(value).startswith("cred:"):
-                what = (
-                    f"{name} is a secret of template {template}; store it with "
-                    f"'slipway credential set NAME' and give {name}=cred:NAME"
-                )
-                problems.append(Problem(where=f"input {name}", what=what))
+    """Refuse what would be a secret in clear text. Raises `InvalidInput`."""
+    from slipway.launches.environments import literal_secrets
+
+    problems = literal_secrets(services.templates, values)
     if problems:
         raise InvalidInput(problems)
 

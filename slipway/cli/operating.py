@@ -86,19 +86,17 @@ def cancel(context: typer.Context, server: Server, as_json: AsJson = False) -> N
 
     Example: `slipway cancel web-1`.
     """
-    from slipway.launches.ending import request_cancel
+    from slipway.launches.ending import cancel_undriven, check_cancellable, request_cancel
     from slipway.launches.requests import find_launch
-    from slipway.launches.work import get_launch, take_up
-    from slipway.lifecycle import PHASES, subject_of
+    from slipway.launches.work import get_launch
+    from slipway.lifecycle import subject_of
     from slipway.records import LaunchStatus
     from slipway.steps import is_driven
 
     services = session(context).services
     launch = find_launch(services, server)
-    status, name = LaunchStatus(launch.status), launch.server_name
-    if status not in (*PHASES[:-1], LaunchStatus.STRANDED):
-        hint = f"; end it with 'slipway decommission {name}'" if status in PHASES else ""
-        raise Conflict(f"server {name} is {status}: there is no launch to cancel{hint}")
+    name = launch.server_name
+    check_cancellable(launch)
     request_cancel(services, launch.id, actor=actor())
     clock = services.clock
     give_up = clock.monotonic() + CANCEL_LIMIT_S
@@ -109,13 +107,7 @@ def cancel(context: typer.Context, server: Server, as_json: AsJson = False) -> N
                 f"{CANCEL_LIMIT_S:.0f} s; see 'slipway audit follow {name}'"
             )
         clock.sleep(0.2)
-    if get_launch(services, launch.id).status in (*PHASES[:-1], LaunchStatus.STRANDED):
-        # Nobody drives it, so nobody would notice.
-        work = take_up(services, launch.id, actor=actor())
-        try:
-            work.cancel()
-        finally:
-            work.driver.release()
+    cancel_undriven(services, launch.id, actor=actor())
     launch = get_launch(services, launch.id)
     _as_json(services, launch, as_json)
     say(f"{name} is {launch.status}")

@@ -157,7 +157,7 @@ def tag(
     Example: `slipway template tag shop@r3 prod`.
     """
     with _errors(as_json):
-        version = store().tag(ref.partition("@")[0], ref, name)
+        version = store().tag(ref.partition("@")[0], ref, name, actor=_user())
         if as_json:
             _print_json(_version_data(version))
             return

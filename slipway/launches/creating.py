@@ -209,7 +209,7 @@ def instance_spec(services: Services, launch: Launch) -> InstanceSpec:
         instance_type=launch.instance_type,
         ssh_public_key=services.ssh_public_key,
         login_user=launch.login_user,
-        user_data=user_data_of(services, launch) if calls_us(launch) else "",
+        user_data=user_data_of(services, launch) if calls_us(launch) else launch.user_data,
         root_disk_gib=template.settings.root_disk_gib,
         tags={
             **template.settings.tags,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import sqlalchemy as sa
 
 from slipway import audit
 from slipway.audit import Note
+from slipway.changes import note_change
 from slipway.clouds.base import InstanceState
 from slipway.errors import (
     CapacityUnavailable,
     CloudRefused,
+    Conflict,
     InstanceFailed,
     RemoteError,
     SlipwayError,
@@ -20,11 +22,11 @@ from slipway.launches.connecting import connect_to_agent
 from slipway.launches.creating import TAG_GENERATION, cloud_of, instance_spec, instances_of
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
-from slipway.launches.work import Work, recorded_result
+from slipway.launches.work import Work, get_launch, recorded_result, take_up
 from slipway.lifecycle import PHASES, Event, subject_of
 from slipway.phonehome.identity import forget as forget_agents
 from slipway.records import AuditKind, Launch, LaunchStatus
-from slipway.steps import StepRun
+from slipway.steps import StepRun, is_driven
 from slipway.watch.waiting import Seen, Waiter
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
@@ -33,8 +35,27 @@ _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 LEAVE_TIMEOUT_S = 5.0
 
 
-def request_cancel(services: Services, launch_id: str, *, actor: str) -> None:
-    """Ask whoever drives a launch to stop; it is cancelled within seconds."""
+#: What can still be cancelled.
+CANCELLABLE = (*PHASES[:-1], LaunchStatus.STRANDED)
+
+
+def check_cancellable(launch: Launch) -> None:
+    """Raises `Conflict` when there is no launch under way to cancel."""
+    status, name = LaunchStatus(launch.status), launch.server_name
+    if status not in CANCELLABLE:
+        hint = f"; end it with 'slipway decommission {name}'" if status in PHASES else ""
+        raise Conflict(f"server {name} is {status}: there is no launch to cancel{hint}")
+
+
+def request_cancel(
+    services: Services,
+    launch_id: str,
+    *,
+    actor: str,
+    also: Callable[[sa.Connection], None] | None = None,
+) -> None:
+    """Ask whoever drives a launch to stop; it is cancelled within seconds. ``also`` runs in the
+    same transaction."""
     now = services.clock.now()
     with services.database.transaction() as connection:
         connection.execute(
@@ -43,7 +64,29 @@ def request_cancel(services: Services, launch_id: str, *, actor: str) -> None:
             .values(cancel_requested_at=now, updated_at=now)
         )
         note = Note(kind=AuditKind.INFO, summary="asked to cancel the launch")
-        audit.append(connection, subject_of(launch_id), [note], actor=actor, at=now)
+        subject = subject_of(launch_id)
+        audit.append(connection, subject, [note], actor=actor, at=now)
+        note_change(connection, "launch.cancel-requested", subject, actor=actor, at=now)
+        if also is not None:
+            also(connection)
+
+
+def cancel_undriven(services: Services, launch_id: str, *, actor: str) -> None:
+    """Cancel a launch that nobody drives: nobody would notice the request. Does nothing when
+    somebody does, or when there is nothing to cancel any more."""
+    if is_driven(services.database, services.clock, subject_of(launch_id)):
+        return
+    if get_launch(services, launch_id).status not in CANCELLABLE:
+        return
+    try:
+        work = take_up(services, launch_id, actor=actor)
+    except Conflict:
+        # Its driver came between our look and our grasp, and finds the request.
+        return
+    try:
+        work.cancel()
+    finally:
+        work.driver.release()
 
 
 def cancel_requests(services: Services, launch_ids: Collection[str]) -> list[str]:
@@ -151,7 +194,9 @@ def finish_ending(work: Work, run: StepRun) -> None:
     def end(connection: sa.Connection) -> None:
         work.services.vault.remove_of(connection, work.launch_id)
         forget_agents(connection, work.launch_id)
-        work.advance(connection, Event.TERMINATE, reason="decommissioned")
+        # Why it was taken down stays the reason for as long as it is listed.
+        reason = work.launch().reason
+        work.advance(connection, Event.TERMINATE, reason=reason)
 
     run.succeed(f"server {work.server} is terminated", also=end)
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from slipway import audit
+from slipway.audit import Note
+from slipway.changes import note_change
 from slipway.clock import Clock
 from slipway.database import Database
-from slipway.errors import Conflict, InvalidInput, NotFound, Problem
+from slipway.errors import Conflict, InvalidInput, NotFound, Problem, SlipwayError
 from slipway.launches.names import check_name, nearest
-from slipway.records import Environment, Launch, LaunchStatus, Server
+from slipway.records import AuditKind, Environment, Launch, LaunchStatus, Server
+from slipway.servertemplates import TemplateStore
+from slipway.vault import REFERENCE
 
 _ENVIRONMENTS = Environment.__table__  # type: ignore[attr-defined]
 _SERVERS = Server.__table__  # type: ignore[attr-defined]
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
+
+#: Something to do in the same transaction.
+Also = Callable[[sa.Connection], None]
 
 
 def create_environment(
@@ -25,8 +33,10 @@ def create_environment(
     clock: Clock,
     name: str,
     *,
+    actor: str,
     inputs: Mapping[str, Any] | None = None,
     freeze: date | None = None,
+    also: Also | None = None,
 ) -> Environment:
     """Make an environment. Raises `Conflict` when the name is taken."""
     problems = check_name("environment", name)
@@ -41,6 +51,8 @@ def create_environment(
     try:
         with database.transaction() as connection:
             connection.execute(sa.insert(_ENVIRONMENTS).values(**environment.model_dump()))
+            said = {"inputs": environment.inputs, "freeze": freeze.isoformat() if freeze else None}
+            _tell(connection, name, "created", said, actor=actor, clock=clock, also=also)
     except IntegrityError:
         raise Conflict(f"environment {name} exists already") from None
     return environment
@@ -69,10 +81,12 @@ def change_environment(
     clock: Clock,
     name: str,
     *,
+    actor: str,
     set_inputs: Mapping[str, Any] | None = None,
     unset_inputs: tuple[str, ...] = (),
     freeze: date | None = None,
     thaw: bool = False,
+    also: Also | None = None,
 ) -> Environment:
     """Set and unset inputs, freeze to a date or thaw; running servers keep what they have."""
     if freeze is not None and (problems := check_freeze(f"environment {name}", freeze, clock)):
@@ -84,7 +98,9 @@ def change_environment(
             .where(_ENVIRONMENTS.c.name == name)
             .with_for_update()
         )
-        row = connection.execute(query).one()
+        row = connection.execute(query).first()
+        if row is None:
+            raise NotFound(f"there is no environment {name}")
         missing = [key for key in unset_inputs if key not in row.inputs]
         if missing:
             raise InvalidInput(
@@ -95,19 +111,26 @@ def change_environment(
                 for key in missing
             )
         inputs = {key: value for key, value in row.inputs.items() if key not in unset_inputs}
+        frozen_to = None if thaw else freeze or row.freeze
         connection.execute(
             sa.update(_ENVIRONMENTS)
             .where(_ENVIRONMENTS.c.name == name)
             .values(
-                inputs={**inputs, **(set_inputs or {})},
-                freeze=None if thaw else freeze or row.freeze,
-                updated_at=clock.now(),
+                inputs={**inputs, **(set_inputs or {})}, freeze=frozen_to, updated_at=clock.now()
             )
         )
+        said = {
+            "set": dict(set_inputs or {}),
+            "unset": list(unset_inputs),
+            "freeze": frozen_to.isoformat() if frozen_to else None,
+        }
+        _tell(connection, name, "changed", said, actor=actor, clock=clock, also=also)
     return get_environment(database, name)
 
 
-def delete_environment(database: Database, name: str) -> None:
+def delete_environment(
+    database: Database, clock: Clock, name: str, *, actor: str, also: Also | None = None
+) -> None:
     """Remove an environment. Raises `Conflict` while one of its servers is up."""
     get_environment(database, name)
     with database.transaction() as connection:
@@ -126,7 +149,31 @@ def delete_environment(database: Database, name: str) -> None:
         connection.execute(
             sa.update(_SERVERS).where(_SERVERS.c.environment == name).values(environment=None)
         )
-        connection.execute(sa.delete(_ENVIRONMENTS).where(_ENVIRONMENTS.c.name == name))
+        gone = connection.execute(sa.delete(_ENVIRONMENTS).where(_ENVIRONMENTS.c.name == name))
+        if gone.rowcount == 0:
+            raise NotFound(f"there is no environment {name}")
+        _tell(connection, name, "deleted", {}, actor=actor, clock=clock, also=also)
+
+
+def literal_secrets(templates: TemplateStore, values: Mapping[str, Any]) -> list[Problem]:
+    """The problems of values whose inputs are secrets in some template: an environment keeps what
+    it is given where everybody reads it."""
+    problems = []
+    for template in templates.library().names():
+        try:
+            declared = templates.head(template).inputs
+        except SlipwayError:
+            # A broken template says so when it is checked or launched.
+            continue
+        for name, value in values.items():
+            is_secret = name in declared and declared[name].type == "secret"
+            if is_secret and not str(value).startswith(REFERENCE):
+                what = (
+                    f"{name} is a secret of template {template}; store it with "
+                    f"'slipway credential set NAME' and give {name}=cred:NAME"
+                )
+                problems.append(Problem(where=f"input {name}", what=what))
+    return problems
 
 
 def check_freeze(where: str, freeze: date, clock: Clock) -> list[Problem]:
@@ -140,3 +187,21 @@ def check_freeze(where: str, freeze: date, clock: Clock) -> list[Problem]:
             "the newest day that is complete is yesterday",
         )
     ]
+
+
+def _tell(
+    connection: sa.Connection,
+    name: str,
+    what: str,
+    said: Mapping[str, Any],
+    *,
+    actor: str,
+    clock: Clock,
+    also: Also | None,
+) -> None:
+    subject, now = f"environment/{name}", clock.now()
+    note = Note(kind=AuditKind.INFO, summary=f"environment {name} {what}", detail=said)
+    audit.append(connection, subject, [note], actor=actor, at=now)
+    note_change(connection, f"environment.{what}", subject, actor=actor, at=now)
+    if also is not None:
+        also(connection)

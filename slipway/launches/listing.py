@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
 from slipway import changes
+from slipway.launches.operations import operation_key
 from slipway.launches.services import Services
 from slipway.lifecycle import subject_of
-from slipway.records import CallBack, HandOver, Launch, LaunchStatus, Server, Step
+from slipway.records import (
+    AuditEntry,
+    AuditHead,
+    CallBack,
+    Environment,
+    HandOver,
+    Launch,
+    LaunchStatus,
+    Server,
+    Step,
+)
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 _SERVERS = Server.__table__  # type: ignore[attr-defined]
+_ENVIRONMENTS = Environment.__table__  # type: ignore[attr-defined]
+_ENTRIES = AuditEntry.__table__  # type: ignore[attr-defined]
+_HEADS = AuditHead.__table__  # type: ignore[attr-defined]
 _STEPS = Step.__table__  # type: ignore[attr-defined]
 _HAND_OVERS = HandOver.__table__  # type: ignore[attr-defined]
 _CALL_BACKS = CallBack.__table__  # type: ignore[attr-defined]
@@ -51,6 +65,26 @@ class ServerDetail:
 
     server: Server
     launch: LaunchDetail | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDetail:
+    """A run of an operational script that was handed over."""
+
+    row: HandOver
+    script: str
+    inputs: Mapping[str, Any]
+    step_key: str
+    #: None until it has begun.
+    step: Step | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentDetail:
+    """An environment with the servers that are up in it."""
+
+    environment: Environment
+    servers: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +175,119 @@ def server_detail(services: Services, server: Server) -> ServerDetail:
     """One server with its launch."""
     with services.database.reading() as connection:
         return _servers(connection, [server])[0]
+
+
+def run_page(
+    services: Services, launch_id: str, *, before: str | None, limit: int
+) -> Slice[RunDetail]:
+    """Runs of operational scripts, the newest first, behind an id."""
+    query = _runs(launch_id).order_by(_HAND_OVERS.c.id.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(_HAND_OVERS.c.id < before)
+    with services.database.reading() as connection:
+        found = [HandOver(**row) for row in connection.execute(query).mappings()]
+        rows = tuple(_run_details(connection, found[:limit]))
+        return Slice(rows=rows, more=len(found) > limit, as_of=changes.newest(connection))
+
+
+def run_detail(services: Services, launch_id: str, run_id: str) -> RunDetail | None:
+    """One run of an operational script of this launch, if there is one of this id."""
+    query = _runs(launch_id).where(_HAND_OVERS.c.id == run_id)
+    with services.database.reading() as connection:
+        found = [HandOver(**row) for row in connection.execute(query).mappings()]
+        return next(iter(_run_details(connection, found)), None)
+
+
+def subject_page(services: Services, *, after: str | None, limit: int) -> Slice[AuditHead]:
+    """Everything that has an audit record, by name, behind a name."""
+    query = sa.select(_HEADS).order_by(_HEADS.c.subject).limit(limit + 1)
+    if after is not None:
+        query = query.where(_HEADS.c.subject > after)
+    with services.database.reading() as connection:
+        found = [AuditHead(**row) for row in connection.execute(query).mappings()]
+        as_of = changes.newest(connection)
+    return Slice(rows=tuple(found[:limit]), more=len(found) > limit, as_of=as_of)
+
+
+def entry_page(services: Services, subject: str, *, after: int, limit: int) -> Slice[AuditEntry]:
+    """The audit entries of a subject in order, behind a number."""
+    query = (
+        sa.select(_ENTRIES)
+        .where(_ENTRIES.c.subject == subject, _ENTRIES.c.seq > after)
+        .order_by(_ENTRIES.c.seq)
+        .limit(limit + 1)
+    )
+    with services.database.reading() as connection:
+        found = [AuditEntry(**row) for row in connection.execute(query).mappings()]
+        as_of = changes.newest(connection)
+    return Slice(rows=tuple(found[:limit]), more=len(found) > limit, as_of=as_of)
+
+
+def environment_page(
+    services: Services, *, after: str | None, limit: int, changed_since: int | None = None
+) -> Slice[EnvironmentDetail]:
+    """Environments by name, behind a name, with the servers that are up in them."""
+    query = sa.select(_ENVIRONMENTS).order_by(_ENVIRONMENTS.c.name).limit(limit + 1)
+    if after is not None:
+        query = query.where(_ENVIRONMENTS.c.name > after)
+    with services.database.reading() as connection:
+        if changed_since is not None:
+            changes.check_reach(connection, changed_since)
+            query = query.where(
+                changes.changed_since(changed_since, "environment/", _ENVIRONMENTS.c.name)
+            )
+        found = [Environment(**row) for row in connection.execute(query).mappings()]
+        rows = tuple(_environments(connection, found[:limit]))
+        return Slice(rows=rows, more=len(found) > limit, as_of=changes.newest(connection))
+
+
+def environment_detail(services: Services, environment: Environment) -> EnvironmentDetail:
+    """One environment with the servers that are up in it."""
+    with services.database.reading() as connection:
+        return _environments(connection, [environment])[0]
+
+
+def _environments(
+    connection: sa.Connection, environments: Sequence[Environment]
+) -> list[EnvironmentDetail]:
+    query = (
+        sa.select(_LAUNCHES.c.environment, _LAUNCHES.c.server_name)
+        .where(
+            _LAUNCHES.c.environment.in_([each.name for each in environments]),
+            _LAUNCHES.c.status != LaunchStatus.TERMINATED.value,
+        )
+        .order_by(_LAUNCHES.c.server_name)
+    )
+    servers: dict[str, list[str]] = {}
+    for row in connection.execute(query):
+        servers.setdefault(row.environment, []).append(row.server_name)
+    return [
+        EnvironmentDetail(environment=each, servers=tuple(servers.get(each.name, ())))
+        for each in environments
+    ]
+
+
+def _runs(launch_id: str) -> sa.Select[Any]:
+    return sa.select(_HAND_OVERS).where(
+        _HAND_OVERS.c.launch_id == launch_id, _HAND_OVERS.c.flow == "run_operational_script"
+    )
+
+
+def _run_details(connection: sa.Connection, rows: Sequence[HandOver]) -> list[RunDetail]:
+    keys = {row.id: operation_key(row.parameters["request"]["script"], row.id) for row in rows}
+    subjects = {subject_of(row.launch_id) for row in rows}
+    query = sa.select(_STEPS).where(_STEPS.c.subject.in_(subjects), _STEPS.c.key.in_(keys.values()))
+    steps = {row["key"]: Step(**row) for row in connection.execute(query).mappings()}
+    return [
+        RunDetail(
+            row=row,
+            script=row.parameters["request"]["script"],
+            inputs=row.parameters["request"]["inputs"],
+            step_key=keys[row.id],
+            step=steps.get(keys[row.id]),
+        )
+        for row in rows
+    ]
 
 
 def _servers(connection: sa.Connection, servers: Sequence[Server]) -> list[ServerDetail]:

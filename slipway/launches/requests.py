@@ -37,6 +37,9 @@ from slipway.vault import REFERENCE
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 _SERVERS = Server.__table__  # type: ignore[attr-defined]
 
+#: What every cloud takes (EC2's limit, before encoding).
+MAX_USER_DATA_BYTES = 16 * 1024
+
 #: What a launch leaves behind may be swept this long after it was requested, unless it is in use.
 EXPIRES_AFTER = timedelta(days=1)
 
@@ -90,6 +93,12 @@ class LaunchRequest(BaseModel):
         title="When it strands",
         description="Keep the instance for a look, or terminate it.",
     )
+    user_data: str = Field(
+        default="",
+        title="User data",
+        description="What the instance is told at its first boot, 16 KiB at most. It can be read "
+        "inside the server for ever: never a secret.",
+    )
     key: str | None = Field(
         default=None,
         title="Idempotency key",
@@ -124,6 +133,9 @@ def plan_launch(
     problems = check_name("server", request.name)
     if not problems:
         problems += _check_free(services, request.name)
+    if (size := len(request.user_data.encode())) > MAX_USER_DATA_BYTES:
+        what = f"it has {size} bytes; clouds take {MAX_USER_DATA_BYTES} at most"
+        problems.append(Problem(where="user data", what=what))
     template, found = _template(services, request.template)
     problems += found
     environment, found = _environment(services, request.environment)
@@ -150,6 +162,9 @@ def plan_launch(
             problems += found
             if image is not None and _connect(template, request) == "agent":
                 problems += problems_with(services.settings, cloud, image)
+                if request.user_data:
+                    what = "this server calls us, which takes its user data: leave it out"
+                    problems.append(Problem(where="user data", what=what))
     if problems or template is None or inputs is None or image is None or region is None:
         raise InvalidInput(problems)
     return Plan(
@@ -217,6 +232,7 @@ def record_launch(
         environment=request.environment,
         inputs={**request.inputs, **references},
         freeze=plan.freeze,
+        user_data=request.user_data,
         on_failure=request.on_failure,
         cloud=request.cloud,
         region=plan.region,

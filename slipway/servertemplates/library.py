@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path, PurePosixPath
@@ -34,6 +35,7 @@ IMAGES_DIR = "images"
 
 #: A script larger than this is a package and belongs in a mirror.
 _LARGEST_SCRIPT_BYTES = 1024 * 1024
+_NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]")
 
 
 class SourceScript(BaseModel):
@@ -103,7 +105,10 @@ class Library:
 
     def has(self, name: str) -> bool:
         """Whether there is a working copy of this name."""
-        return (self.directory / name / TEMPLATE_FILE).is_file()
+        # A name may come from far away: it must not lead out of the directory.
+        return (
+            _NAME.fullmatch(name) is not None and (self.directory / name / TEMPLATE_FILE).is_file()
+        )
 
     def image_names(self) -> list[str]:
         """Every image map, sorted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from slipway import audit
+from slipway.audit import Note
+from slipway.changes import note_change
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import Conflict, InvalidInput, NotFound, Problem, SlipwayError
-from slipway.records import Blob, TemplateTag, TemplateVersion
+from slipway.records import AuditKind, Blob, TemplateTag, TemplateVersion
 from slipway.servertemplates.canonical import content_hash
 from slipway.servertemplates.compose import Composition, compose
 from slipway.servertemplates.diff import TemplateDiff, diff_templates
@@ -36,8 +39,13 @@ _TAG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _SHORTEST_PREFIX = 6
 #: Two processes committing at once collide at most once a commit; more means a broken database.
 _COMMIT_ATTEMPTS = 20
+#: What a subject's column holds.
+_SUBJECT_LENGTH = 128
 #: Bound of variables in one statement, well under SQLite's.
 _BATCH = 500
+
+#: Something to do in the same transaction.
+Also = Callable[[sa.Connection], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,17 +145,20 @@ class TemplateStore:
             self._save(resolved, "Committed when it was launched.", author)
         return resolved
 
-    def commit(self, name: str, message: str, author: str) -> Commit:
-        """Keep the working copy as a version, with everything it includes.
+    def commit(self, name: str, message: str, author: str, *, also: Also | None = None) -> Commit:
+        """Keep the working copy as a version, with everything it includes. ``also`` runs in the
+        same transaction, whether there was something new to keep or not.
 
         Raises `InvalidInput` with every problem of the working copy; nothing is kept then.
         """
         if not message.strip():
             what = "a version needs a message that says what changed"
             raise InvalidInput(Problem(where="message", what=what))
-        return self._save(self.head(name), message.strip(), author)
+        return self._save(self.head(name), message.strip(), author, also)
 
-    def tag(self, name: str, ref: str, tag: str) -> VersionInfo:
+    def tag(
+        self, name: str, ref: str, tag: str, *, actor: str, also: Also | None = None
+    ) -> VersionInfo:
         """Point a tag at a version, moving it if it points elsewhere.
 
         ``ref`` is a full reference or the part after ``@``. The name alone is the newest version;
@@ -179,6 +190,11 @@ class TemplateStore:
                     set_={"hash": version.hash, "moved_at": now},
                 )
             )
+            said = {"tag": tag, "version": version.number, "hash": version.hash}
+            summary = f"tag {tag} of template {name} points at {version.ref}"
+            self._tell(connection, name, "tagged", summary, said, actor)
+            if also is not None:
+                also(connection)
         return self.version(f"{name}@r{version.number}")
 
     def version(self, ref: str) -> VersionInfo:
@@ -305,10 +321,12 @@ class TemplateStore:
             raise SlipwayError(f"{version.ref} lacks the script {min(missing)} in the database")
         return resolved.model_copy(update={"blobs": blobs})
 
-    def _save(self, resolved: ResolvedTemplate, message: str, author: str) -> Commit:
+    def _save(
+        self, resolved: ResolvedTemplate, message: str, author: str, also: Also | None = None
+    ) -> Commit:
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
-                created = self._try_save(resolved, message, author)
+                created = self._try_save(resolved, message, author, also)
                 break
             except sa.exc.IntegrityError:
                 # Another process took the number, or committed the same content: look again.
@@ -325,35 +343,63 @@ class TemplateStore:
             words = f"this is the content of {version.ref} again; nothing was committed"
         return Commit(version=version, created=created, message=words)
 
-    def _try_save(self, resolved: ResolvedTemplate, message: str, author: str) -> bool:
+    def _try_save(
+        self, resolved: ResolvedTemplate, message: str, author: str, also: Also | None
+    ) -> bool:
         with self._database.transaction() as connection:
-            if self._row(connection, resolved.name, resolved.hash) is not None:
-                return False
-            newest = connection.execute(
-                sa.select(_VERSION.c.number, _VERSION.c.hash)
-                .where(_VERSION.c.name == resolved.name)
-                .order_by(_VERSION.c.number.desc())
-                .limit(1)
-            ).first()
-            blobs = [
-                {"sha256": sha256, "content": content}
-                for sha256, content in sorted(resolved.blobs.items())
-            ]
-            if blobs:
-                connection.execute(self._insert(_BLOB).on_conflict_do_nothing(), blobs)
-            connection.execute(
-                sa.insert(_VERSION).values(
-                    name=resolved.name,
-                    hash=resolved.hash,
-                    number=newest.number + 1 if newest else 1,
-                    parent=newest.hash if newest else None,
-                    message=message,
-                    author=author,
-                    created_at=self._clock.now(),
-                    document=resolved.document,
-                )
+            created = self._row(connection, resolved.name, resolved.hash) is None
+            if created:
+                self._insert_version(connection, resolved, message, author)
+            # Last, as everywhere: whatever locks it takes are taken in one order.
+            if also is not None:
+                also(connection)
+        return created
+
+    def _insert_version(
+        self, connection: sa.Connection, resolved: ResolvedTemplate, message: str, author: str
+    ) -> None:
+        newest = connection.execute(
+            sa.select(_VERSION.c.number, _VERSION.c.hash)
+            .where(_VERSION.c.name == resolved.name)
+            .order_by(_VERSION.c.number.desc())
+            .limit(1)
+        ).first()
+        blobs = [
+            {"sha256": sha256, "content": content}
+            for sha256, content in sorted(resolved.blobs.items())
+        ]
+        if blobs:
+            connection.execute(self._insert(_BLOB).on_conflict_do_nothing(), blobs)
+        number = newest.number + 1 if newest else 1
+        connection.execute(
+            sa.insert(_VERSION).values(
+                name=resolved.name,
+                hash=resolved.hash,
+                number=number,
+                parent=newest.hash if newest else None,
+                message=message,
+                author=author,
+                created_at=self._clock.now(),
+                document=resolved.document,
             )
-        return True
+        )
+        said = {"version": number, "hash": resolved.hash}
+        summary = f"{resolved.name}@r{number} committed: {message}"
+        self._tell(connection, resolved.name, "committed", summary, said, author)
+
+    def _tell(
+        self,
+        connection: sa.Connection,
+        name: str,
+        what: str,
+        summary: str,
+        said: Mapping[str, Any],
+        actor: str,
+    ) -> None:
+        subject, now = f"template/{name}"[:_SUBJECT_LENGTH], self._clock.now()
+        note = Note(kind=AuditKind.INFO, summary=summary, detail=said)
+        audit.append(connection, subject, [note], actor=actor, at=now)
+        note_change(connection, f"template.{what}", subject, actor=actor, at=now, detail=said)
 
     def _versions(self, connection: sa.Connection, name: str) -> Sequence[VersionInfo]:
         tags: dict[str, list[str]] = {}

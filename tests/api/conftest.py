@@ -19,23 +19,22 @@ from tests.api.world import ApiWorld, FakeStarter
 from tests.cli.conftest import IMAGE, SCRIPT, TEMPLATE
 
 
-@pytest.fixture
-def templates(tmp_path: Path) -> Path:
-    """A directory with one template, ``web``."""
-    directory = tmp_path / "templates"
-    (directory / "images").mkdir(parents=True)
-    (directory / "images" / "plain.yaml").write_text(IMAGE)
-    (directory / "web" / "scripts").mkdir(parents=True)
-    (directory / "web" / "scripts" / "say.sh").write_text(SCRIPT)
-    (directory / "web" / "template.yaml").write_text(TEMPLATE)
-    return directory
+def write_templates(directory: Path) -> Path:
+    """A directory of templates with one in it, ``web``."""
+    found = directory / "templates"
+    (found / "images").mkdir(parents=True)
+    (found / "images" / "plain.yaml").write_text(IMAGE)
+    (found / "web" / "scripts").mkdir(parents=True)
+    (found / "web" / "scripts" / "say.sh").write_text(SCRIPT)
+    (found / "web" / "template.yaml").write_text(TEMPLATE)
+    return found
 
 
-def make_services(settings: Settings, database: Database) -> Services:
-    """Services on a cloud in memory, named ``fake``."""
+def make_world(settings: Settings, database: Database) -> ApiWorld:
+    """An API on a cloud in memory, named ``fake``, without its background work."""
     settings.state_dir.mkdir(mode=0o700, exist_ok=True)
-    clock = SystemClock()
-    return Services(
+    clock, starter = SystemClock(), FakeStarter()
+    services = Services(
         settings=settings,
         database=database,
         clock=clock,
@@ -44,16 +43,11 @@ def make_services(settings: Settings, database: Database) -> Services:
         vault=Vault(database, settings.state_dir / "keys" / "vault.key", clock),
         connector=FakeConnector(FakeRemote()),
     )
-
-
-@pytest.fixture
-def services(settings: Settings, database: Database, templates: Path) -> Services:
-    """Services on SQLite."""
-    return make_services(settings.model_copy(update={"templates_dir": templates}), database)
-
-
-@pytest.fixture
-def world(services: Services) -> ApiWorld:
-    """An API on them, without its background work."""
-    starter = FakeStarter()
     return ApiWorld(services=services, starter=starter, app=create_app(services, starter))
+
+
+@pytest.fixture
+def world(settings: Settings, database: Database, tmp_path: Path) -> ApiWorld:
+    """An API on SQLite."""
+    templates_dir = write_templates(tmp_path)
+    return make_world(settings.model_copy(update={"templates_dir": templates_dir}), database)

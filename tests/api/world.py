@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from fastapi import FastAPI
 
 from slipway import tokens
 from slipway.errors import EngineUnavailable
+from slipway.launches.handover import Dispatcher
 from slipway.launches.services import Services
 from slipway.launches.work import take_up
 from slipway.lifecycle import PHASES, Event
@@ -54,6 +56,11 @@ class ApiWorld:
     app: FastAPI
     made: dict[str, str] = field(default_factory=dict)
 
+    @functools.cached_property
+    def dispatcher(self) -> Dispatcher:
+        """Hands over what the API has recorded, when the test says so."""
+        return Dispatcher(self.services, self.starter)
+
     def token(self, *scopes: str, name: str = "", expires_in: timedelta | None = None) -> str:
         """A new token's value; one per set of scopes unless it is named."""
         key = name or "-".join(sorted(scopes))
@@ -69,15 +76,42 @@ class ApiWorld:
             self.made[key] = issued.value.get_secret_value()
         return self.made[key]
 
-    def client(self, *scopes: str, **headers: str) -> httpx.AsyncClient:
+    def token_id(self, name: str) -> str:
+        """The id of a token."""
+        found = tokens.list_tokens(self.services.database)
+        return next(token.id for token in found if token.name == name)
+
+    def client(self, *scopes: str, name: str = "") -> httpx.AsyncClient:
         """A client with a token that has these scopes; without any when none are named."""
+        headers = {}
         if scopes:
-            headers["Authorization"] = f"Bearer {self.token(*scopes)}"
+            headers["Authorization"] = f"Bearer {self.token(*scopes, name=name)}"
         return httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
             base_url="http://api.test",
             headers=headers,
         )
+
+    async def launch(
+        self, status: LaunchStatus = LaunchStatus.REQUESTED, **request: Any
+    ) -> dict[str, Any]:
+        """The resource of a new launch of ``web``, brought to a status."""
+        body = {"template": "web", "server": "web-1", "cloud": "fake", **request}
+        async with self.client("launch") as client:
+            answer = await client.post("/v1/launches", json=body)
+            assert answer.status_code == 201, answer.text
+            self.dispatcher.tick()
+            made: dict[str, Any] = answer.json()
+            if status is not LaunchStatus.REQUESTED:
+                self.drive(made["id"], status)
+                made = (await client.get(f"/v1/launches/{made['id']}")).json()
+        return made
+
+    def run_step(self, launch_id: str, key: str) -> None:
+        """Do one step of a launch, as its driver would."""
+        work = take_up(self.services, launch_id, actor="engine")
+        work.begin(key, "A step").succeed("it is done")
+        work.driver.release()
 
     def drive(self, launch_id: str, status: LaunchStatus) -> None:
         """Bring a launch to a status, as its driver would."""
@@ -91,6 +125,7 @@ class ApiWorld:
                 elif status is LaunchStatus.CANCELLED:
                     work.advance(connection, Event.CANCEL, reason="cancelled on request")
                 else:
+                    work.enter(connection, LaunchStatus.OPERATIONAL)
                     work.advance(connection, Event.DECOMMISSION, reason="on request")
                     if status is LaunchStatus.TERMINATED:
                         work.advance(connection, Event.TERMINATE, reason="decommissioned")

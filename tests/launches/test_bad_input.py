@@ -144,8 +144,8 @@ def ready(world: World) -> World:
     world.template({"one": SCRIPT})
     store = world.services.templates
     store.pin("tiny", author="tests")
-    store.tag("tiny", "r1", "prod")
-    create_environment(world.services.database, world.services.clock, "staging")
+    store.tag("tiny", "r1", "prod", actor="ada")
+    create_environment(world.services.database, world.services.clock, "staging", actor="ada")
     world.record(name="taken", inputs={"OWNER": "me"})
     return world
 

@@ -69,13 +69,13 @@ def test_every_way_to_name_a_version(templates: Templates, any_store: TemplateSt
     first = any_store.commit("web", "First", "ada").version
     write(templates, body="two")
     second = any_store.commit("web", "Second", "ada").version
-    any_store.tag("web", "r1", "prod")
+    any_store.tag("web", "r1", "prod", actor="ada")
     refs = ["web@r1", "web@prod", f"web@{first.hash}", f"web@{first.hash[:6]}"]
     assert {any_store.get(ref).hash for ref in refs} == {first.hash}
     assert {any_store.get(ref).hash for ref in ("web", "web@head", "web@latest", "web@r2")} == {
         second.hash
     }
-    moved = any_store.tag("web", "web@head", "prod")
+    moved = any_store.tag("web", "web@head", "prod", actor="ada")
     assert (moved.number, moved.tags) == (2, ("prod",))
     assert any_store.get("web@prod").hash == second.hash
     assert any_store.version("web@r1").tags == ()
@@ -99,7 +99,7 @@ def test_a_wrong_reference_names_the_nearest(
     """A reference to nothing says what there is."""
     write(templates)
     store.commit("web", "First", "ada")
-    store.tag("web", "web", "prod")
+    store.tag("web", "web", "prod", actor="ada")
     with pytest.raises(NotFound) as error:
         store.get(ref)
     assert what in str(error.value)
@@ -113,7 +113,7 @@ def test_tags_that_mean_something_else(
     write(templates)
     store.commit("web", "First", "ada")
     with pytest.raises(InvalidInput):
-        store.tag("web", "r1", tag)
+        store.tag("web", "r1", tag, actor="ada")
 
 
 def test_an_uncommitted_working_copy_cannot_be_tagged(
@@ -122,10 +122,10 @@ def test_an_uncommitted_working_copy_cannot_be_tagged(
     """Tagging 'head' tags the version with its content, and asks for a commit without one."""
     write(templates)
     store.commit("web", "First", "ada")
-    assert store.tag("web", "head", "prod").number == 1
+    assert store.tag("web", "head", "prod", actor="ada").number == 1
     write(templates, body="two")
     with pytest.raises(NotFound, match="is not committed"):
-        store.tag("web", "head", "prod")
+        store.tag("web", "head", "prod", actor="ada")
 
 
 def test_pin_commits_what_is_launched(templates: Templates, store: TemplateStore) -> None:
@@ -181,7 +181,7 @@ def test_a_pinned_layer_stays_as_it_was(templates: Templates, store: TemplateSto
     working copy of one layer together are refused when they differ."""
     write(templates)
     store.commit("base", "First", "ada")
-    store.tag("base", "r1", "v1")
+    store.tag("base", "r1", "v1", actor="ada")
     templates.write("web", "include: [base@v1]\nimage: debian-12\nboot: [scripts/a.sh]\n")
     pinned = store.head("web")
     templates.write("base", "boot: [scripts/base.sh]\n", base=script(body="changed"))
@@ -219,7 +219,7 @@ def test_list_says_how_the_working_copy_stands(templates: Templates, store: Temp
     """Every template is listed, with its newest version, tags and working copy."""
     write(templates)
     store.commit("web", "First", "ada")
-    store.tag("web", "r1", "prod")
+    store.tag("web", "r1", "prod", actor="ada")
     templates.write("gone").write("broken", "boot: [nothing.sh]\n").write("same")
     store.commit("gone", "First", "ada")
     store.commit("same", "First", "ada")
