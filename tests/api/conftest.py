@@ -30,11 +30,11 @@ def write_templates(directory: Path) -> Path:
     return found
 
 
-def make_world(settings: Settings, database: Database) -> ApiWorld:
-    """An API on a cloud in memory, named ``fake``, without its background work."""
+def make_services(settings: Settings, database: Database) -> Services:
+    """Services on a cloud in memory, named ``fake``."""
     settings.state_dir.mkdir(mode=0o700, exist_ok=True)
-    clock, starter = SystemClock(), FakeStarter()
-    services = Services(
+    clock = SystemClock()
+    return Services(
         settings=settings,
         database=database,
         clock=clock,
@@ -43,11 +43,21 @@ def make_world(settings: Settings, database: Database) -> ApiWorld:
         vault=Vault(database, settings.state_dir / "keys" / "vault.key", clock),
         connector=FakeConnector(FakeRemote()),
     )
+
+
+def make_world(settings: Settings, database: Database) -> ApiWorld:
+    """An API on such services, without its background work."""
+    services, starter = make_services(settings, database), FakeStarter()
     return ApiWorld(services=services, starter=starter, app=create_app(services, starter))
 
 
 @pytest.fixture
-def world(settings: Settings, database: Database, tmp_path: Path) -> ApiWorld:
+def templates(tmp_path: Path) -> Path:
+    """A directory with one template, ``web``."""
+    return write_templates(tmp_path)
+
+
+@pytest.fixture
+def world(settings: Settings, database: Database, templates: Path) -> ApiWorld:
     """An API on SQLite."""
-    templates_dir = write_templates(tmp_path)
-    return make_world(settings.model_copy(update={"templates_dir": templates_dir}), database)
+    return make_world(settings.model_copy(update={"templates_dir": templates}), database)
