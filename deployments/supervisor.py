@@ -224,11 +224,12 @@ class Supervisor:
                 break
             if kept.service.once and ended == "0":
                 self._move(kept, State.DONE, "done", "done")
+                kept.settled.set()
                 # Nothing is left to keep; it only has to be there until the others end.
                 await self._stopping.wait()
                 break
             await self._after_death(kept, ended)
-        self._move(kept, State.STOPPED)
+        self._move(kept, State.STOPPED, "stopped", "stopped")
 
     async def _run_once(self, kept: _Kept) -> str:
         """Run the service until its process ends; answers the exit code, or why there was none."""

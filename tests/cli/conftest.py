@@ -222,32 +222,34 @@ class FakeServer:
 
 @dataclass
 class FakeStack:
-    """Everything on one machine: what was asked of it, and how it is said to be."""
+    """What `slipway up` would run."""
 
-    requests: list[StackRequest] = field(default_factory=list)
-    state: str = "ready"
+    running: StackStatus | None = None
+    asked: list[StackRequest] = field(default_factory=list)
+    code: int = 0
 
     def up(self, request: StackRequest) -> int:
-        self.requests.append(request)
-        return 0
+        self.asked.append(request)
+        if request.detach:
+            self.set("ready")
+        return self.code
 
     def down(self) -> bool:
-        was = bool(self.requests)
-        self.requests.clear()
-        return was
+        was, self.running = self.running, None
+        return was is not None
 
     def status(self) -> StackStatus | None:
-        if not self.requests:
-            return None
+        return self.running
+
+    def set(self, state: str, problem: str = "") -> None:
+        """One service runs and is like this."""
+        url = "http://127.0.0.1:4280"
         api = ServiceStatus(
-            name="api",
-            state=self.state,
-            pid=42,
-            url="http://127.0.0.1:4280",
-            restarts=0,
-            problem="",
+            name="api", state=state, pid=7, url="" if problem else url, restarts=2, problem=problem
         )
-        return StackStatus(pid=41, since="2026-11-25T08:00:00Z", log_file="", services=(api,))
+        self.running = StackStatus(
+            pid=6, since="2026-11-25T12:00:00+00:00", log_file="/var/up.log", services=(api,)
+        )
 
 
 @dataclass
