@@ -50,6 +50,18 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         default=60.0, gt=0, description="How long a launch stays with a process that went silent."
     )
+    worker_runs: int = Field(
+        default=200, ge=1, description="Flow runs of one worker at a time; 2 MB of memory each."
+    )
+    worker_starts: int = Field(
+        default=8, ge=1, description="Flow runs of one worker that are being started at a time."
+    )
+    worker_drain_s: float = Field(
+        default=20.0,
+        ge=0,
+        description="How long the runs of a worker that is stopped may take to end; the rest goes "
+        "on elsewhere.",
+    )
 
     @model_validator(mode="after")
     def _fill_database_url(self) -> Settings:
