@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -12,11 +11,12 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectSignal
 from prefect.flow_engine import AsyncFlowRunEngine
 from prefect.flows import Flow
+from prefect.logging import get_logger
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
 from deployments.flow_loop import FlowLoop, InLoop
 
-_log = logging.getLogger("slipway.worker")
+_log = get_logger("slipway.worker")
 
 
 class Fate(StrEnum):

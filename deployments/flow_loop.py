@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import os
 import sys
 import threading
@@ -19,12 +18,13 @@ from concurrent.futures import Future
 from typing import Any
 
 from prefect.context import AsyncClientContext
+from prefect.logging import get_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from deployments.patience import make_patient
 from slipway.clock import Clock
 
-_log = logging.getLogger("slipway.worker")
+_log = get_logger("slipway.worker")
 
 #: How often we look whether the loop turns.
 LOOK_S = 0.5

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -30,6 +29,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.exceptions import Abort, ObjectNotFound
+from prefect.logging import get_logger
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed, Failed, Pending
 from prefect.utilities.engine import propose_state
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from slipway.launches.services import Services
     from slipway.workers import Duty
 
-_log = logging.getLogger("slipway.worker")
+_log = get_logger("slipway.worker")
 
 #: How often we look for runs that somebody wants to end, and for workers that died.
 CANCEL_EVERY_S = 2.0

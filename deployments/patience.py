@@ -8,13 +8,13 @@ delivered, as failed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 
 import httpx
 from prefect.client.orchestration import PrefectClient
+from prefect.logging import get_logger
 
-_log = logging.getLogger("slipway.worker")
+_log = get_logger("slipway.worker")
 
 #: The pause between two tries grows up to this.
 LONGEST_PAUSE_S = 5.0

@@ -63,6 +63,18 @@ class PrefectApi:
         """The answer as JSON values; None when there is no such thing."""
         return self._call("POST", path, body)
 
+    def patch(self, path: str, body: Any) -> Any:
+        """Change some of a thing."""
+        return self._call("PATCH", path, body)
+
+    def put(self, path: str, body: Any) -> Any:
+        """Change all of a thing."""
+        return self._call("PUT", path, body)
+
+    def delete(self, path: str) -> Any:
+        """Remove a thing; fine when it is not there."""
+        return self._call("DELETE", path)
+
     def close(self) -> None:
         """Give the connections back."""
         self._client.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import re
 import time
 from collections.abc import Collection
@@ -31,6 +30,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, ScriptError
 from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.logging import get_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
 from flows.runs import RESCUED_LABEL, strand_launches
@@ -39,7 +39,7 @@ from slipway.errors import Conflict, SlipwayError
 from slipway.launches.services import Services
 from slipway.workers import Duty, Gone
 
-_log = logging.getLogger("slipway.worker")
+_log = get_logger("slipway.worker")
 
 #: So many times a run is begun. What ended its process so often is likely its own doing.
 MAX_TRIES = 5

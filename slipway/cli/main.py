@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from slipway.cli import (
     audits,
     credentials,
+    deploying,
     doctoring,
     engines,
     environments,
@@ -115,6 +116,7 @@ app.add_typer(
     cls=_Local,
     help="The local cloud: stand-in machines on this computer.",
 )
+deploying.register(app)
 doctoring.register(app)
 
 
