@@ -277,11 +277,11 @@ async def _memory(launch_ids: list[str]) -> dict[str, Any]:
     me = psutil.Process()
     # The first ones warm up imports, pools and caches.
     warm, measured = launch_ids[:10], launch_ids[10:]
-    running = [asyncio.create_task(launch_shard(warm))]
+    running = [asyncio.create_task(launch_shard(warm, []))]
     await waiting(warm)
     before = me.memory_info().rss
     shards = [measured[at : at + 100] for at in range(0, len(measured), 100)]
-    running += [asyncio.create_task(launch_shard(shard)) for shard in shards]
+    running += [asyncio.create_task(launch_shard(shard, [])) for shard in shards]
     await waiting(measured)
     used = me.memory_info().rss - before
     for each in running:

@@ -9,6 +9,10 @@ from slipway.cli import app
 from slipway.cli.wiring import EngineServer, EngineStatus, Stack, Wiring
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from slipway.cli.wiring import Change
     from slipway.launches.engine import Engine
     from slipway.launches.services import Services
     from slipway.settings import Settings
@@ -30,6 +34,10 @@ class PrefectControl:
         if self._given:
             return self._given.removesuffix("/api")
         return self._server.up().ui_url
+
+    def api_url(self) -> str:
+        """Where its API is; a server of our own is started if need be."""
+        return self._given or self._server.up().api_url
 
     def down(self) -> bool:
         return self._server.down()
@@ -111,7 +119,19 @@ def _demo(settings: Settings, *, faults: bool, keep: bool) -> int:
     return run(settings, WIRING, faults=faults, keep=keep)
 
 
-WIRING = Wiring(engine=_engine, services=_services, server=_server, stack=_stack, demo=_demo)
+def _deploy(
+    settings: Settings, *, file: Path | None, pool: str | None, dry_run: bool
+) -> Iterator[Change]:
+    from deployments.deploying import deploy
+    from deployments.prefect_api import PrefectApi
+
+    server = PrefectControl(settings)
+    return deploy(PrefectApi.from_environ(server.api_url()), file=file, pool=pool, dry_run=dry_run)
+
+
+WIRING = Wiring(
+    engine=_engine, services=_services, server=_server, stack=_stack, demo=_demo, deploy=_deploy
+)
 
 
 def main() -> None:

@@ -64,11 +64,15 @@ class PrefectApi:
         return self._call("POST", path, body)
 
     def patch(self, path: str, body: Any) -> Any:
-        """The answer as JSON values; None when there is no such thing."""
+        """Change some of a thing."""
         return self._call("PATCH", path, body)
 
+    def put(self, path: str, body: Any) -> Any:
+        """Change all of a thing."""
+        return self._call("PUT", path, body)
+
     def delete(self, path: str) -> Any:
-        """The answer as JSON values; None when there is no such thing."""
+        """Remove a thing; fine when it is not there."""
         return self._call("DELETE", path)
 
     def close(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
-from flows.driving import driving
+from flows.driving import driving, until_free
 from flows.outcomes import Outcome
 from flows.pictures import publish_timeline
-from slipway.errors import LeaseLost
+from slipway.errors import Conflict, LeaseLost
 from slipway.launches.inputs import template_of
 from slipway.launches.work import Work
 from slipway.records import LaunchStatus
@@ -30,24 +31,51 @@ from tasks.launching import (
 from tasks.stepping import tell
 from tasks.threads import records
 
+#: The status of an `Outcome` that another process is to find out.
+LOST = "lost"
+
 #: Nothing is left to be brought up.
 _OVER = (LaunchStatus.OPERATIONAL, LaunchStatus.DECOMMISSIONING, LaunchStatus.TERMINATED)
 
 
-async def bring_up(launch_id: str, *, reopen_cancelled: bool = False) -> Outcome:
+#: The attempt has ended, and a new one may be made.
+_ENDED = (LaunchStatus.STRANDED, LaunchStatus.CANCELLED)
+
+
+async def see_through(
+    launch_id: str, *, reopen: Collection[str] = (LaunchStatus.STRANDED,)
+) -> Outcome:
+    """`bring_up`, for one run among others: when another is at work on the launch, or takes it
+    over, the outcome is what the launch comes to there."""
+    while True:
+        try:
+            outcome = await bring_up(launch_id, reopen=reopen)
+        except Conflict:
+            pass
+        else:
+            if outcome.status != LOST:
+                return outcome
+        # What the other one's attempt ends in is for a person to look at, not for us to repeat.
+        reopen = ()
+        await until_free(launch_id)
+
+
+async def bring_up(
+    launch_id: str, *, reopen: Collection[str] = (LaunchStatus.STRANDED,)
+) -> Outcome:
     """Drive a launch until it is operational or stranded; skip what an earlier driver finished.
 
     A failure is an outcome, not an exception. Cancelling the asyncio task leaves the launch as it
-    is, to be resumed, unless somebody asked for the launch itself to be cancelled; one that was
-    cancelled is taken up again only by ``reopen_cancelled``. Raises `Conflict` when another
+    is, to be resumed, unless somebody asked for the launch itself to be cancelled. ``reopen`` says
+    which attempts that came to an end are followed by a new one. Raises `Conflict` when another
     process is at work on it.
     """
     async with driving(launch_id) as (work, held):
         status = await records(work.status)
-        if status in _OVER or (status is LaunchStatus.CANCELLED and not reopen_cancelled):
+        if status in _OVER or (status in _ENDED and status not in reopen):
             return await _outcome(work)
         try:
-            if status in (LaunchStatus.STRANDED, LaunchStatus.CANCELLED):
+            if status in _ENDED:
                 await records(work.reopen)
                 await check_instance(work)
             await _steps(work)
@@ -89,7 +117,7 @@ async def _steps(work: Work) -> None:
 
 def _lost(work: Work, error: BaseException) -> Outcome:
     reason = str(error) or "another process has taken over"
-    return Outcome(launch_id=work.launch_id, server=work.server, status="lost", reason=reason)
+    return Outcome(launch_id=work.launch_id, server=work.server, status=LOST, reason=reason)
 
 
 async def _outcome(work: Work) -> Outcome:

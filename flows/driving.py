@@ -18,6 +18,8 @@ from slipway.errors import LeaseLost
 from slipway.launches.ending import cancel_requests
 from slipway.launches.services import Services
 from slipway.launches.work import Work, take_up
+from slipway.lifecycle import subject_of
+from slipway.steps import is_driven
 from tasks.services import current_services
 from tasks.threads import records
 
@@ -125,6 +127,17 @@ async def driving(launch_id: str) -> AsyncIterator[tuple[Work, Held]]:
         keeper = _keepers[loop] = Keeper(services)
     async with keeper.hold(work) as held:
         yield work, held
+
+
+async def until_free(launch_id: str) -> None:
+    """Wait until nobody is at work on the launch."""
+    services = current_services()
+    subject = subject_of(launch_id)
+    # There is no event to wait for: the lease is in the database.
+    while await records(  # noqa: ASYNC110
+        is_driven, services.database, services.clock, subject
+    ):
+        await asyncio.sleep(LOOK_S)
 
 
 def actor() -> str:

@@ -9,9 +9,10 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
-from flows.bringing_up import bring_up
+from flows.bringing_up import see_through
 from flows.driving import actor
 from flows.outcomes import Outcome
+from flows.runs import cancel_launches, reopened
 from slipway.launches.requests import LaunchRequest, request_launch
 from slipway.records import LaunchStatus
 from tasks.services import current_services
@@ -25,6 +26,7 @@ from tasks.threads import clouds
     description="Bring one server up from a ServerTemplate, to operational or stranded.",
     validate_parameters=True,
     persist_result=False,
+    on_cancellation=[cancel_launches],
 )
 async def launch_server(request: LaunchRequest) -> State[Any]:
     """Record the launch, or find it under its key, and drive it to its end.
@@ -33,7 +35,7 @@ async def launch_server(request: LaunchRequest) -> State[Any]:
     known by its flow run.
     """
     launch_id = await record_request(_keyed(request))
-    return to_state(await bring_up(launch_id))
+    return to_state(await see_through(launch_id, reopen=reopened()))
 
 
 @task(task_run_name="{request.name}: record the request", **RECORD_STEP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from prefect import flow
@@ -11,11 +12,11 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
-from flows.bringing_up import bring_up
+from flows.bringing_up import see_through
 from flows.driving import actor
 from flows.outcomes import Outcome
 from flows.pictures import Progress, publish_fleet
-from slipway.errors import Conflict
+from flows.runs import cancel_launches, reopened
 from slipway.launches.requests import (
     LaunchRequest,
     find_by_key,
@@ -35,6 +36,7 @@ SERVERS_PER_RUN = 100
     flow_run_name="launch servers",
     description="Bring many servers up at once; one that fails does not stop the others.",
     persist_result=False,
+    on_cancellation=[cancel_launches],
 )
 async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
     """Check all requests before the first is recorded, then drive all launches side by side. More
@@ -46,11 +48,13 @@ async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
         launch_ids[start : start + SERVERS_PER_RUN]
         for start in range(0, len(launch_ids), SERVERS_PER_RUN)
     ]
+    # Asked here: a shard is a flow run of its own.
+    reopen = [status.value for status in reopened()]
     if len(shards) == 1:
-        outcomes = await bring_up_all(shards[0])
+        outcomes = await bring_up_all(shards[0], reopen)
     else:
         found = await asyncio.gather(
-            *(launch_shard(shard) for shard in shards), return_exceptions=True
+            *(launch_shard(shard, reopen) for shard in shards), return_exceptions=True
         )
         outcomes = []
         for shard, result in zip(shards, found, strict=True):
@@ -63,19 +67,21 @@ async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
 
 
 @flow(name="launch-shard", flow_run_name="launch a shard of servers", persist_result=False)
-async def launch_shard(launch_ids: list[str]) -> list[dict[str, str]]:
+async def launch_shard(launch_ids: list[str], reopen: list[str]) -> list[dict[str, str]]:
     """Drive at most `SERVERS_PER_RUN` recorded launches."""
-    return [vars(outcome) for outcome in await bring_up_all(launch_ids)]
+    return [vars(outcome) for outcome in await bring_up_all(launch_ids, reopen)]
 
 
-async def bring_up_all(launch_ids: list[str]) -> list[Outcome]:
+async def bring_up_all(
+    launch_ids: list[str], reopen: Collection[str] = (LaunchStatus.STRANDED,)
+) -> list[Outcome]:
     """Drive all of them; whatever goes wrong with one is that launch's outcome alone."""
     progress = Progress(len(launch_ids), "servers")
     await progress.begin()
 
     async def one(launch_id: str) -> Outcome:
         try:
-            return await bring_up(launch_id)
+            return await see_through(launch_id, reopen=reopen)
         except Exception as error:  # noqa: BLE001  (it must not reach the other launches)
             return _unknown(launch_id, error)
         finally:
@@ -87,9 +93,8 @@ async def bring_up_all(launch_ids: list[str]) -> list[Outcome]:
 
 
 def _unknown(launch_id: str, error: BaseException) -> Outcome:
-    status = "busy" if isinstance(error, Conflict) else "error"
     reason = str(error) or type(error).__name__
-    return Outcome(launch_id=launch_id, server=launch_id, status=status, reason=reason)
+    return Outcome(launch_id=launch_id, server=launch_id, status="error", reason=reason)
 
 
 def fleet_state(outcomes: list[Outcome]) -> State[Any]:

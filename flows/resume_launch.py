@@ -7,9 +7,11 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.bringing_up import bring_up
+from flows.bringing_up import see_through
 from flows.launch_server import to_state
+from flows.runs import cancel_launches, reopened
 from slipway.launches.requests import find_launch
+from slipway.records import LaunchStatus
 from tasks.services import current_services
 from tasks.threads import records
 
@@ -19,8 +21,10 @@ from tasks.threads import records
     flow_run_name="resume {launch}",
     description="Take a launch up again: finished steps are skipped, a failed script runs anew.",
     persist_result=False,
+    on_cancellation=[cancel_launches],
 )
 async def resume_launch(launch: str) -> State[Any]:
     """``launch`` is a launch's id or a server's name."""
     found = await records(find_launch, current_services(), launch)
-    return to_state(await bring_up(found.id, reopen_cancelled=True))
+    reopen = reopened(LaunchStatus.STRANDED, LaunchStatus.CANCELLED)
+    return to_state(await see_through(found.id, reopen=reopen))

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,8 +75,9 @@ def prefect_server(shared: Path) -> Iterator[ServerProcess]:
     server = PrefectServer(shared)
     users = shared / "users"
     users.mkdir(parents=True, exist_ok=True)
-    here = users / str(os.getpid())
-    with _turn(shared):
+    # A process may come in several times.
+    here = users / f"{os.getpid()}-{uuid.uuid4().hex}"
+    with turn(shared):
         here.touch()
         found = server.up()
     try:
@@ -88,9 +90,10 @@ def prefect_server(shared: Path) -> Iterator[ServerProcess]:
         with temporary_settings(settings):
             yield found
     finally:
-        with _turn(shared):
+        with turn(shared):
             here.unlink()
-            if not any(psutil.pid_exists(int(user.name)) for user in users.iterdir()):
+            pids = [int(user.name.partition("-")[0]) for user in users.iterdir()]
+            if not any(psutil.pid_exists(pid) for pid in pids):
                 _end(found)
 
 
@@ -150,7 +153,8 @@ def _end(server: ServerProcess) -> None:
 
 
 @contextlib.contextmanager
-def _turn(shared: Path) -> Iterator[None]:
+def turn(shared: Path) -> Iterator[None]:
+    """Only one process at a time inside the block."""
     with (shared / "turn.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

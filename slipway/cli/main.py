@@ -20,6 +20,7 @@ from slipway.cli import (
     audits,
     credentials,
     databases,
+    deploying,
     doctoring,
     engines,
     environments,
@@ -121,6 +122,7 @@ app.add_typer(
     cls=_Local,
     help="The local cloud: stand-in machines on this computer.",
 )
+deploying.register(app)
 doctoring.register(app)
 
 

@@ -6,10 +6,11 @@ Its factories are called when a command needs them, so that the others start qui
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from slipway.errors import SlipwayError
 
@@ -131,6 +132,48 @@ class Stack(Protocol):
         """How it is; None when nothing runs."""
 
 
+class Action(StrEnum):
+    """What became of one thing that was to be in the engine."""
+
+    CREATED = "created"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    REMOVED = "removed"
+    #: It needs something that is not configured.
+    LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldChange:
+    """One value that was another before; secrets are not shown."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One thing that was to be in the engine, and what became of it."""
+
+    kind: str
+    name: str
+    action: Action
+    fields: tuple[FieldChange, ...] = ()
+    #: Why it was left out.
+    note: str = ""
+
+
+class Deploy(Protocol):
+    """Brings the engine's server to what a file says."""
+
+    def __call__(
+        self, settings: Settings, *, file: Path | None, pool: str | None, dry_run: bool
+    ) -> Iterator[Change]:
+        """Each thing as it is done; with ``dry_run``, as it would be. Without a file, the one that
+        comes with Slipway. ``pool`` takes the place of the file's work pools."""
+
+
 class Demo(Protocol):
     """The guided tour."""
 
@@ -147,3 +190,4 @@ class Wiring:
     server: Callable[[Settings], EngineServer]
     stack: Callable[[Settings], Stack]
     demo: Demo
+    deploy: Deploy

@@ -22,7 +22,7 @@ from slipway.launches.environments import check_freeze, get_environment
 from slipway.launches.names import check_name, nearest
 from slipway.launches.phoning import problems_with
 from slipway.launches.services import Services
-from slipway.lifecycle import subject_of
+from slipway.lifecycle import PHASES, subject_of
 from slipway.records import AuditKind, Environment, Launch, LaunchStatus, Server
 from slipway.servertemplates import (
     Connect,
@@ -343,6 +343,23 @@ def list_launches(
         query = query.where(_LAUNCHES.c.status != LaunchStatus.TERMINATED.value)
     if environment is not None:
         query = query.where(_LAUNCHES.c.environment == environment)
+    with services.database.reading() as connection:
+        return [Launch(**row) for row in connection.execute(query).mappings()]
+
+
+def launches_of_run(
+    services: Services, flow_run_id: str, parameters: Mapping[str, Any]
+) -> list[Launch]:
+    """The launches on their way up that a flow run drives, or was to drive and has not taken up."""
+    requests = [parameters.get("request"), *(parameters.get("requests") or [])]
+    keys = [request["key"] for request in requests if request and request.get("key")]
+    query = sa.select(_LAUNCHES).where(
+        _LAUNCHES.c.status.in_(PHASES[:-1]),
+        sa.or_(
+            _LAUNCHES.c.flow_run_id == flow_run_id,
+            sa.and_(_LAUNCHES.c.flow_run_id.is_(None), _LAUNCHES.c.idempotency_key.in_(keys)),
+        ),
+    )
     with services.database.reading() as connection:
         return [Launch(**row) for row in connection.execute(query).mappings()]
 

@@ -4,7 +4,7 @@ launches here and now."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from slipway.audit import Note
 from slipway.cli import app
 from slipway.cli.wiring import (
+    Action,
+    Change,
     EngineStatus,
+    FieldChange,
     ServiceStatus,
     StackRequest,
     StackStatus,
@@ -320,12 +323,26 @@ def slipway(
     def no_demo(settings: Settings, *, faults: bool, keep: bool) -> int:
         return 10 + faults + 2 * keep
 
+    def deployed(
+        settings: Settings, *, file: Path | None, pool: str | None, dry_run: bool
+    ) -> Iterator[Change]:
+        yield Change(kind="work pool", name=pool or "slipway", action=Action.UNCHANGED)
+        changed = FieldChange(path="tags", before=["a"], after=["a", "b"])
+        yield Change(
+            kind="deployment",
+            name=f"{file} {dry_run}",
+            action=Action.CHANGED,
+            fields=(changed,),
+        )
+        yield Change(kind="block", name="b", action=Action.LEFT_OUT, note="nothing to notify with")
+
     wiring = Wiring(
         engine=lambda _: engine,
         services=lambda _: services,
         server=lambda _: server,
         stack=lambda _: stack,
         demo=no_demo,
+        deploy=deployed,
     )
     return CommandLine(services, engine, cloud, wiring, server, stack)
 

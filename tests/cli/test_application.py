@@ -99,6 +99,23 @@ def test_the_demo_is_wired_from_outside(slipway: CommandLine) -> None:
     assert slipway("demo", "--faults", "--keep").exit_code == 13
 
 
+def test_deploy_shows_what_changed(slipway: CommandLine) -> None:
+    """A line for each thing, the values that changed below it, and the numbers at the end; the
+    options reach whoever deploys."""
+    result = slipway.ok("deploy", "--file", "mine.yaml", "--pool", "other", "--dry-run")
+    assert result.stdout.splitlines() == [
+        "  unchanged work pool   other",
+        "~ changed   deployment  mine.yaml True",
+        '      tags: ["a"] → ["a", "b"]',
+        "! left out  block       b: nothing to notify with",
+    ]
+    counts = "1 unchanged, 1 changed, 1 left out (nothing was written: a dry run)"
+    assert result.stderr.strip() == counts
+    shown = slipway.json("deploy")
+    assert [change["action"] for change in shown] == ["unchanged", "changed", "left out"]
+    assert shown[1]["fields"] == [{"path": "tags", "before": ["a"], "after": ["a", "b"]}]
+
+
 def test_engine(slipway: CommandLine) -> None:
     """The engine's server is started, asked and stopped; asking starts nothing."""
     assert slipway("engine", "status").exit_code == 3
