@@ -158,16 +158,16 @@ def test_a_retried_run_finds_its_launch(
 ) -> None:
     """What the first try of a flow run recorded is what its second try drives."""
     world.template({"one": counted("one")})
-    real = flows.launch_server.bring_up
+    real = flows.launch_server.see_through
     tries: list[str] = []
 
-    async def fails_once(launch_id: str) -> Any:
+    async def fails_once(launch_id: str, **options: Any) -> Any:
         tries.append(launch_id)
         if len(tries) == 1:
             raise RuntimeError("the worker was stopped")
-        return await real(launch_id)
+        return await real(launch_id, **options)
 
-    monkeypatch.setattr(flows.launch_server, "bring_up", fails_once)
+    monkeypatch.setattr(flows.launch_server, "see_through", fails_once)
     flow = flows.launch_server.launch_server.with_options(retries=1, retry_delay_seconds=0)
     state = run(world, flow, request("web-1"))
     assert state.name == "Operational"
