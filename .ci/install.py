@@ -21,7 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-LOCKS = {"runtime": "requirements.lock", "dev": "requirements-dev.lock"}
+LOCKS = {
+    "runtime": "requirements.lock",
+    "dev": "requirements-dev.lock",
+    # For the container image, which has every extra.
+    "image": "requirements-image.lock",
+}
 #: Pause between two lines that say it is still busy.
 PROGRESS_S = 15.0
 UV = "uv>=0.9,<1"
@@ -63,7 +68,7 @@ def install(kind: str) -> None:
 
 
 def lock(options: list[str]) -> None:
-    """Write both lock files with uv, from a virtual environment that is thrown away."""
+    """Write the lock files with uv, from a virtual environment that is thrown away."""
     common = [
         *("pip", "compile", "pyproject.toml", "--universal", "--python-version", "3.11"),
         *("--generate-hashes", "--no-emit-index-url", "--no-header", "--quiet", *options),
@@ -73,12 +78,13 @@ def lock(options: list[str]) -> None:
         python = Path(scratch) / "bin" / "python"
         run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV])
         uv = [python, "-m", "uv", *common]
-        # The development lock first: the runtime lock may only hold versions that were tested.
+        # The development lock first: the others may only hold versions that were tested.
         say("Locking requirements-dev.lock")
         run([*uv, "--group", "dev", "--all-extras", "--output-file", LOCKS["dev"]])
-        say("Locking requirements.lock")
-        constraint = ["--constraint", LOCKS["dev"]]
-        run([*uv, *constraint, "--group", "build", "--output-file", LOCKS["runtime"]])
+        for kind, extras in (("runtime", ()), ("image", ("--all-extras",))):
+            say(f"Locking {LOCKS[kind]}")
+            tested = ["--constraint", LOCKS["dev"], "--group", "build"]
+            run([*uv, *tested, *extras, "--output-file", LOCKS[kind]])
 
 
 def pins(lock_file: str) -> list[str]:

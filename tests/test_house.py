@@ -24,7 +24,7 @@ from tests.docs import cli_page
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ["requirements.lock", "requirements-dev.lock"]
+LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-image.lock"]
 PACKAGES = ["slipway", "blocks", "tasks", "flows", "deployments"]
 
 #: What is ours to check; everything else in a checkout is made by tools.
@@ -75,10 +75,11 @@ def test_every_pin_has_a_hash(lock: str) -> None:
     assert [lines[n] for n in pins if not lines[n + 1].startswith("    --hash=sha256:")] == []
 
 
-def test_runtime_pins_were_tested() -> None:
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-image.lock"])
+def test_pins_were_tested(lock: str) -> None:
     """What users install is what the tests ran with: equal versions in both locks."""
-    runtime, dev = (_pins(lock) for lock in LOCKS)
-    assert {name: version for name, version in runtime.items() if dev.get(name) != version} == {}
+    dev = _pins("requirements-dev.lock")
+    assert {name: v for name, v in _pins(lock).items() if dev.get(name) != v} == {}
 
 
 def _names(requirements: list[Any]) -> set[str]:
@@ -95,6 +96,8 @@ def test_every_dependency_is_locked() -> None:
     dev = runtime | _names(groups["dev"]) | {n for extra in extras.values() for n in _names(extra)}
     assert (runtime | _names(groups["build"])) - set(_pins("requirements.lock")) == set()
     assert dev - set(_pins("requirements-dev.lock")) == set()
+    image = runtime | {name for extra in extras.values() for name in _names(extra)}
+    assert image - set(_pins("requirements-image.lock")) == set()
 
 
 #: Import name → project name, where they differ and the import is ours.
