@@ -67,7 +67,7 @@ def test_the_life_of_a_server_that_calls_us(calling: tuple[World, Api]) -> None:
         {"one": counted("one", SERVES), "two": USES_SECRET},
         faults=CLOSED,
         connect="agent",
-        operational={"greet": counted("greet", "echo hello")},
+        operational={"greet": counted("greet", "umask; cd; pwd")},
         decommission={"drain": counted("drain", "echo drained")},
         health=[{"http": "/", "port": 8099}],
     )
@@ -86,6 +86,8 @@ def test_the_life_of_a_server_that_calls_us(calling: tuple[World, Api]) -> None:
     request = OperationRequest(server=launch.server_name, script="greet", key="k")
     world.run(run_operational_script.fn(request))
     assert world.runs(launch)[-1] == "greet"
+    [said] = [d for run, d in world.outputs_on_record(launch).items() if "operational" in run]
+    assert said.decode().split() == ["0022", str(world.machine(launch) / "home/admin")], "a login"
 
     folder = world.machine(launch) / "var/lib/slipway/agent"
     secret = (folder / "secret").read_text()
