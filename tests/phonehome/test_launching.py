@@ -144,7 +144,7 @@ for number in $(seq 40); do echo "line $number"; sleep 0.1; done
 def test_reboots_and_an_outage_are_survived(
     calling: tuple[World, Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two reboots inside the sequence, and an API that is away for ten minutes of the launch's time,
+    """Two reboots inside the sequence, and an API that is away for ten minutes by its clock,
     in the middle of a script: what was cut off and may be run again is, the script goes on while
     nobody can be told, and nothing of its output is missing."""
     # The driver notices the outage while the script still speaks.
