@@ -865,7 +865,8 @@ def remove(folder: Folder) -> None:
 
 
 def main(arguments: List[str]) -> int:
-    os.umask(0o077)
+    # What commands find, as after a login; our own files say for themselves whom they are for.
+    os.umask(0o022)
     folder = Folder(os.environ.get("SLIPWAY_ROOT", ""))
     if arguments == ["install"]:
         install(folder)

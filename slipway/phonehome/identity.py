@@ -186,15 +186,21 @@ class Identities:
         Raises `AgentRefused`."""
         launch_id, generation, _ = _parts(token, prefix=_FIRST_WORD)
         now = self._clock.now()
-        why: AgentRefused
+        # Without a lock on anything: whoever guesses must not keep others from writing.
+        known = self.find(launch_id, generation)
+        if known is None:
+            raise AgentRefused(Refusal.WRONG, "this token is not one of ours")
+        why = AgentRefused(Refusal.WRONG, "the token is wrong")
+        if not _same(known.token_hash, hash_of(token)):
+            self._put_on_record(launch_id, generation, why, peer=peer, instance_id=instance_id)
+            raise why
         # One transaction: of two first uses at the same moment one is the second.
         with self._database.transaction() as connection:
             agent = _find(connection, launch_id, generation, lock=True)
-            if agent is None:
-                raise AgentRefused(Refusal.WRONG, "this token is not one of ours")
+            assert agent is not None, "agents are never removed"
             launch = _launch(connection, launch_id)
             try:
-                _check_first_use(agent, launch, token, secret_hash, instance_id, now)
+                _check_first_use(agent, launch, secret_hash, instance_id, now)
             except AgentRefused as refused:
                 why = refused
             else:
@@ -383,10 +389,8 @@ def forget(connection: sa.Connection, launch_id: str) -> None:
 
 
 def _check_first_use(
-    agent: Agent, launch: Any, token: str, secret_hash: str, instance_id: str, now: datetime
+    agent: Agent, launch: Any, secret_hash: str, instance_id: str, now: datetime
 ) -> None:
-    if not _same(agent.token_hash, hash_of(token)):
-        raise AgentRefused(Refusal.WRONG, "the token is wrong")
     _check_not_over(agent, launch)
     if agent.secret_hash is not None:
         if not _same(agent.secret_hash, secret_hash) or agent.instance_id != instance_id:

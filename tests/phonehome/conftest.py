@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from slipway.clouds.local import LocalCloud
 from slipway.settings import Settings
 from tests.launches.fixtures import keep_outputs, launch_cloud, quick_gates
 from tests.launches.world import World, make_world
-from tests.phonehome.serving import Api
+from tests.phonehome.serving import Api, JumpingClock
 
 __all__ = ["keep_outputs", "launch_cloud", "quick_gates"]
 
@@ -41,6 +42,7 @@ def calling(
         ),
         launch_cloud,
     )
+    made.services = replace(made.services, clock=JumpingClock())
     api = Api(made.services, port)
     api.start()
     yield made, api

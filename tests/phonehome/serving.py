@@ -5,13 +5,32 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import uvicorn
 
 from slipway.api.app import create_app
+from slipway.clock import SystemClock
 from slipway.launches.services import Services
 from tests.api.world import FakeStarter
 from tests.remote.waiting import until
+
+
+class JumpingClock(SystemClock):
+    """The clock of this machine, until a test lets time pass."""
+
+    def __init__(self) -> None:
+        self._passed_s = 0.0
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self._passed_s)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._passed_s
+
+    def jump(self, seconds: float) -> None:
+        """So much time has passed, for everybody who asks this clock."""
+        self._passed_s += seconds
 
 
 @dataclass

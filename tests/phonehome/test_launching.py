@@ -19,7 +19,7 @@ from slipway.clouds.local import Faults
 from slipway.launches.operations import OperationRequest
 from slipway.records import Launch, LaunchStatus
 from tests.launches.world import World, counted, until
-from tests.phonehome.serving import Api
+from tests.phonehome.serving import Api, JumpingClock
 
 #: Inbound SSH is closed: the machine runs and refuses every connection.
 CLOSED = Faults(ssh_never=True)
@@ -67,7 +67,7 @@ def test_the_life_of_a_server_that_calls_us(calling: tuple[World, Api]) -> None:
         {"one": counted("one", SERVES), "two": USES_SECRET},
         faults=CLOSED,
         connect="agent",
-        operational={"greet": counted("greet", "echo hello")},
+        operational={"greet": counted("greet", "umask; cd; pwd")},
         decommission={"drain": counted("drain", "echo drained")},
         health=[{"http": "/", "port": 8099}],
     )
@@ -86,6 +86,8 @@ def test_the_life_of_a_server_that_calls_us(calling: tuple[World, Api]) -> None:
     request = OperationRequest(server=launch.server_name, script="greet", key="k")
     world.run(run_operational_script.fn(request))
     assert world.runs(launch)[-1] == "greet"
+    [said] = [d for run, d in world.outputs_on_record(launch).items() if "operational" in run]
+    assert said.decode().split() == ["0022", str(world.machine(launch) / "home/admin")], "a login"
 
     folder = world.machine(launch) / "var/lib/slipway/agent"
     secret = (folder / "secret").read_text()
@@ -142,9 +144,9 @@ for number in $(seq 40); do echo "line $number"; sleep 0.1; done
 def test_reboots_and_an_outage_are_survived(
     calling: tuple[World, Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two reboots inside the sequence, and an API that goes away in the middle of a script: what
-    was cut off and may be run again is, the script goes on while nobody can be told, and nothing
-    of its output is missing."""
+    """Two reboots inside the sequence, and an API that is away for ten minutes by its clock,
+    in the middle of a script: what was cut off and may be run again is, the script goes on while
+    nobody can be told, and nothing of its output is missing."""
     # The driver notices the outage while the script still speaks.
     monkeypatch.setattr(slipway.remote.agent, "SILENT_S", 1.5)
     world, api = calling
@@ -176,6 +178,10 @@ def test_reboots_and_an_outage_are_survived(
             lambda: any(each.startswith(waiting) for each in world.summaries(launch)[-2:]),
             "the driver notices",
         )
+        clock = world.services.clock
+        assert isinstance(clock, JumpingClock)
+        # The agent's own ten minutes are in test_agent.py.
+        clock.jump(600)
         await until(lambda: ended("30-three"), "the script ends while nobody can be told")
         await asyncio.to_thread(api.start)
         return await driving
