@@ -124,7 +124,12 @@ def _api(plan: Plan, client: httpx.AsyncClient) -> list[Service]:
             name="api",
             part="api",
             command=_python("deployments.api", "--host", plan.host, "--port", str(plan.port)),
-            environment=_environment(plan, _client_environment(plan)),
+            environment=_environment(
+                plan,
+                _client_environment(plan),
+                # Where a browser reaches Prefect may be another address: said from outside.
+                defaults={"SLIPWAY_PREFECT_UI_URL": plan.prefect_ui_url},
+            ),
             probe=HttpProbe(url=f"{plan.api_url}/readyz", client=client),
             url=plan.api_url,
         )

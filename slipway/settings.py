@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         default="http://127.0.0.1:4280",
         description="Where others reach the HTTP API; links and call-backs begin with it.",
     )
+    prefect_ui_url: str = Field(
+        default="http://127.0.0.1:4200",
+        description="Where people look at Prefect; the dashboard's links to flow runs begin with "
+        "it. Empty: no links.",
+    )
     api_tls_certificate: Path | None = Field(
         default=None, description="Certificate chain (PEM) the API serves TLS with."
     )

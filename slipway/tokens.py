@@ -131,12 +131,18 @@ def find(database: Database, clock: Clock, value: SecretStr) -> Token | None:
     return token
 
 
-def still_good(database: Database, clock: Clock, token_id: str) -> bool:
-    """Whether the token with this id opens anything now."""
+def get(database: Database, token_id: str) -> Token | None:
+    """The token with this id, revoked or expired as it may be."""
     with database.reading() as connection:
         query = sa.select(_TOKENS).where(_TOKENS.c.id == token_id)
         row = connection.execute(query).mappings().first()
-    return row is not None and is_good(Token(**row), clock.now())
+    return Token(**row) if row else None
+
+
+def still_good(database: Database, clock: Clock, token_id: str) -> bool:
+    """Whether the token with this id opens anything now."""
+    token = get(database, token_id)
+    return token is not None and is_good(token, clock.now())
 
 
 def is_good(token: Token, now: datetime) -> bool:

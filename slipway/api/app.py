@@ -19,6 +19,7 @@ from slipway.api import (
     launches,
     metrics,
     openapi,
+    pages,
     problems,
     secrets,
     servers,
@@ -88,4 +89,5 @@ def create_app(
     for router in (agent_routes.router, *routers):
         app.include_router(router)
     openapi.install(app)
+    pages.install(app)
     return app

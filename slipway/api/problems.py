@@ -158,7 +158,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ApiProblem, _on_api_problem)
     app.add_exception_handler(SlipwayError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(OperationalError, _on_database)
     app.add_exception_handler(Exception, _on_surprise)
 
@@ -181,7 +181,8 @@ def _on_invalid(_request: Request, error: Exception) -> Response:
     return problem_response(422, "invalid-input", detail, problems=problems)
 
 
-def _on_http(request: Request, error: Exception) -> Response:
+def on_http(request: Request, error: Exception) -> Response:
+    """What the framework refuses by itself, as a problem."""
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.BAD_REQUEST:
         # FastAPI's word for bytes that are not even text; what is wrong in text is 422 as well.

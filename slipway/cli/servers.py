@@ -112,6 +112,8 @@ def show_launch(services: Services, launch: Launch) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from slipway.launches.inputs import shown_inputs
+
     console = stdout()
     head = Text(launch.server_name, style="bold")
     head.append("  ")
@@ -139,7 +141,7 @@ def show_launch(services: Services, launch: Launch) -> None:
             facts.add_row(Text(f"  {label}", style="dim"), Text(str(value)))
     console.print(facts)
     timeline(services, launch)
-    values(inputs_of(services, launch), "inputs")
+    values(shown_inputs(services, launch), "inputs")
     values({key: str(value) for key, value in launch.outputs.items()}, "outputs")
 
 
@@ -192,29 +194,6 @@ def values(found: dict[str, str], title: str) -> None:
     console.print(grid)
 
 
-def inputs_of(services: Services, launch: Launch) -> dict[str, str]:
-    """The inputs as they were resolved, else as they were requested; secrets hidden."""
-    from slipway.launches.inputs import template_of
-    from slipway.lifecycle import subject_of
-    from slipway.records import StepStatus
-    from slipway.steps import steps_of
-
-    for step in steps_of(services.database, subject_of(launch.id)):
-        if step.key == "resolve-inputs" and step.status == StepStatus.SUCCEEDED:
-            credentials = step.result["credentials"]
-            hidden = {name: _hidden(ref, launch.id) for name, ref in credentials.items()}
-            return {**step.result["plain"], **hidden}
-    secret = {
-        name
-        for name, declared in template_of(services, launch).inputs.items()
-        if declared.type == "secret"
-    }
-    return {
-        name: _hidden(str(value).removeprefix("cred:"), launch.id) if name in secret else str(value)
-        for name, value in launch.inputs.items()
-    }
-
-
 def launch_data(services: Services, launch: Launch, *, steps: bool = True) -> dict[str, Any]:
     """A launch as JSON values; secrets hidden."""
     found: dict[str, Any] = {
@@ -247,10 +226,11 @@ def launch_data(services: Services, launch: Launch, *, steps: bool = True) -> di
         "ended_at": iso(launch.ended_at),
     }
     if steps:
+        from slipway.launches.inputs import shown_inputs
         from slipway.lifecycle import subject_of
         from slipway.steps import steps_of
 
-        found["inputs"] = inputs_of(services, launch)
+        found["inputs"] = shown_inputs(services, launch)
         found["steps"] = [
             _step_data(step) for step in steps_of(services.database, subject_of(launch.id))
         ]
@@ -269,12 +249,6 @@ def _step_data(step: Step) -> dict[str, Any]:
         "duration_s": took,
         "error": step.error,
     }
-
-
-def _hidden(credential: str, launch_id: str) -> str:
-    """What stands in a secret's place: which credential it is, unless it is the launch's own."""
-    own = credential.startswith(f"launch/{launch_id}/")
-    return "<hidden>" if own else f"<hidden, credential {credential}>"
 
 
 def _phases(steps: list[Step]) -> list[tuple[str, list[Step]]]:

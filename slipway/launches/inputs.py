@@ -14,7 +14,8 @@ from slipway.launches.environments import get_environment
 from slipway.launches.requests import find_active, get_server, input_layers
 from slipway.launches.services import Services
 from slipway.launches.work import Work, recorded_result
-from slipway.records import Launch
+from slipway.lifecycle import subject_of
+from slipway.records import Launch, StepStatus
 from slipway.servertemplates import (
     ResolvedInput,
     ResolvedInputs,
@@ -22,7 +23,8 @@ from slipway.servertemplates import (
     render,
     resolve_inputs,
 )
-from slipway.steps import StepRun
+from slipway.steps import StepRun, steps_of
+from slipway.vault import REFERENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,26 @@ class Values:
 def template_of(services: Services, launch: Launch) -> ResolvedTemplate:
     """The very version this launch was requested with."""
     return services.template(launch.template_name, launch.template_hash)
+
+
+def shown_inputs(services: Services, launch: Launch) -> dict[str, str]:
+    """The inputs as they were resolved, else as they were requested; secrets hidden."""
+    for step in steps_of(services.database, subject_of(launch.id)):
+        if step.key == "resolve-inputs" and step.status == StepStatus.SUCCEEDED:
+            credentials = step.result["credentials"]
+            hidden = {name: _hidden(ref, launch.id) for name, ref in credentials.items()}
+            return {**step.result["plain"], **hidden}
+    secret = {
+        name
+        for name, declared in template_of(services, launch).inputs.items()
+        if declared.type == "secret"
+    }
+    return {
+        name: _hidden(str(value).removeprefix(REFERENCE), launch.id)
+        if name in secret
+        else str(value)
+        for name, value in launch.inputs.items()
+    }
 
 
 def collect(services: Services, launch: Launch) -> ResolvedInputs:
@@ -111,6 +133,12 @@ def finish_template(work: Work, run: StepRun) -> None:
             "boot": [script.key for script in template.boot],
         },
     )
+
+
+def _hidden(credential: str, launch_id: str) -> str:
+    """What stands in a secret's place: which credential it is, unless it is the launch's own."""
+    own = credential.startswith(f"launch/{launch_id}/")
+    return "<hidden>" if own else f"<hidden, credential {credential}>"
 
 
 def _finish(run: StepRun, values: Values, resolved: ResolvedInputs) -> None:
