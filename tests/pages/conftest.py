@@ -10,7 +10,10 @@ import pytest
 
 from slipway.database import Database
 from slipway.settings import Settings
+from tests.launches.fixtures import launch_cloud, quick_gates, world
 from tests.pages.yard import Browser, Yard, make_yard, write_templates
+
+__all__ = ["launch_cloud", "quick_gates", "world"]
 
 
 @pytest.fixture

@@ -48,7 +48,6 @@
     const mark = byId('live');
     mark.textContent = text;
     mark.className = `live ${state}`;
-    mark.hidden = false;
   };
 
   const append = (html) => {
@@ -59,6 +58,10 @@
     while (box.childNodes.length > 4000) box.firstChild.remove();
     if (atEnd) box.scrollTop = box.scrollHeight;
   };
+
+  const again = () => fetch(location.href)
+    .then((answer) => answer.ok ? location.reload() : setTimeout(again, 10000))
+    .catch(() => setTimeout(again, 10000));
 
   const follow = () => {
     const source = new EventSource(page.dataset.live);
@@ -76,12 +79,14 @@
     source.addEventListener('over', () => { source.close(); location.reload(); });
     source.onerror = () => {
       say('Reconnecting …', 'off');
-      if (source.readyState === EventSource.CLOSED) setTimeout(follow, 10000);
+      // Refused: too many pages are open, or somebody has logged out, which the page itself says.
+      if (source.readyState === EventSource.CLOSED) setTimeout(again, 10000);
     };
     addEventListener('pagehide', () => source.close(), { once: true });
   };
   const box = byId('output');
   if (box) box.scrollTop = box.scrollHeight;
+  say('Connecting …', 'off');
   follow();
   addEventListener('pageshow', (event) => { if (event.persisted) location.reload(); });
 })();
