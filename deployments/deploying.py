@@ -95,6 +95,8 @@ class Deployer:
         self._dry_run = dry_run
         self._ready: list[Ready] = []
         self._kept_automations: set[str] = set()
+        #: The tags of automations that were made for these pools.
+        self._marks = [f"{OURS}.{pool.name}" for pool in wanted.work_pools]
 
     def check(self) -> None:
         """Load every flow and look at every name, so that a mistake is found before the first
@@ -338,7 +340,7 @@ class Deployer:
         return self._apply_automation(made)
 
     def _apply_automation(self, made: AutomationCore) -> Change:
-        made = made.model_copy(update={"tags": sorted({*made.tags, OURS})})
+        made = made.model_copy(update={"tags": sorted({*made.tags, *self._marks[:1]})})
         wanted = _automation_values(made)
         found = next((each for each in self._automations() if each["name"] == made.name), None)
         before = None
@@ -354,12 +356,15 @@ class Deployer:
         if found is None:
             self._api.post("/automations/", body)
         else:
+            # Who owns it stays as it is.
+            del body["owner_resource"]
             self._api.put(f"/automations/{found['id']}", body)
         return change
 
     def _gone_automations(self) -> Iterator[Change]:
         for found in self._automations():
-            if OURS in found["tags"] and found["name"] not in self._kept_automations:
+            ours = set(found["tags"]) & set(self._marks)
+            if ours and found["name"] not in self._kept_automations:
                 if not self._dry_run:
                     self._api.delete(f"/automations/{found['id']}")
                 yield Change(kind=_AUTOMATION, name=found["name"], action=Action.REMOVED)
@@ -473,7 +478,8 @@ def _schedule(wanted: deploy_file.Schedule) -> dict[str, Any]:
 
 
 def _automation_values(automation: AutomationCore) -> dict[str, Any]:
-    values: dict[str, Any] = automation.model_dump(mode="json")
+    # The server does not tell who owns it.
+    values: dict[str, Any] = automation.model_dump(mode="json", exclude={"owner_resource"})
     # A list has no names to compare by; sets have no order.
     for key in ("actions", "actions_on_trigger", "actions_on_resolve"):
         values[key] = {str(number): each for number, each in enumerate(values[key])}

@@ -55,8 +55,10 @@ def deployment_name(flow: FlowName) -> str:
 class DeploymentEngine:
     """Creates flow runs from deployments, as the Prefect UI does. `slipway deploy` makes those."""
 
-    def __init__(self, api: PrefectApi) -> None:
+    def __init__(self, api: PrefectApi, *, work_queue: str | None = None) -> None:
         self.api = api
+        #: Another queue of the pool than the deployments' own.
+        self._work_queue = work_queue
         self._deployment_ids: dict[FlowName, str] = {}
 
     def start(
@@ -68,7 +70,7 @@ class DeploymentEngine:
         tags: Sequence[str] = (),
     ) -> str:
         """See `FlowStarter`."""
-        body = {
+        body: dict[str, Any] = {
             "parameters": dict(parameters),
             "idempotency_key": idempotency_key,
             # Besides those of its deployment.
@@ -77,6 +79,8 @@ class DeploymentEngine:
             # its hash, is not among its choices. What is wrong is told by the flow, in a sentence.
             "enforce_parameter_schema": False,
         }
+        if self._work_queue is not None:
+            body["work_queue_name"] = self._work_queue
         run = self.api.post(f"/deployments/{self._deployment(flow)}/create_flow_run", body)
         if run is None:
             # Deployed anew under another id since we looked.

@@ -14,17 +14,20 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.abc
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterEndTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
     WorkPoolFilterName,
+    WorkQueueFilter,
+    WorkQueueFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
@@ -60,6 +63,11 @@ _log = get_logger("slipway.worker")
 #: How often we look for runs that somebody wants to end, and for workers that died.
 CANCEL_EVERY_S = 2.0
 RESCUE_EVERY_S = 5.0
+
+#: How far back a new worker looks for runs that were cancelled while there was none; and how much
+#: of what was looked at is looked at again, because clocks differ and commits take their time.
+CANCELLED_BEFORE = timedelta(hours=1)
+CANCELLED_OVERLAP = timedelta(seconds=30)
 
 #: How often we ask for scheduled runs, and how many at most at once.
 POLL_EVERY_S = 2.0
@@ -105,6 +113,10 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._runs: dict[UUID, Run] = {}
+        #: Runs that were cancelled: up to when we have looked, and what we have seen in the time
+        #: that is looked at twice.
+        self._cancelled_until = datetime.now(UTC) - CANCELLED_BEFORE
+        self._seen_cancelled: dict[UUID, datetime] = {}
         self._draining = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -348,17 +360,38 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
     async def _cancel(self) -> None:
         """Stop what somebody wants to end. Asking misses nothing, whoever was away meanwhile; the
         events that tell of it might be missed."""
-        wanted = await self.client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
-            ),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
-        )
-        for flow_run in wanted:
+        for flow_run in await self._ours(_in_state(StateType.CANCELLING)):
             if (run := self._runs.get(flow_run.id)) is not None:
                 run.stop(self._flows, Fate.CANCELLED)
             else:
                 await self._rescue.cancel_unattended(flow_run, self._duty.worker_id)
+        await self._see_cancelled()
+
+    async def _see_cancelled(self) -> None:
+        """A run that nobody has at the moment is cancelled on the spot, and its flow is not asked;
+        its launches may be on record."""
+        now = datetime.now(UTC)
+        since: Any = self._cancelled_until - CANCELLED_OVERLAP
+        recently = _in_state(StateType.CANCELLED)
+        recently.end_time = FlowRunFilterEndTime(after_=since)
+        for flow_run in await self._ours(recently):
+            if flow_run.id not in self._seen_cancelled:
+                # Doing it twice does nothing: who has been looked after is not under way.
+                await self._rescue.run_hooks(flow_run, Cancelled())
+                self._seen_cancelled[flow_run.id] = now
+        self._cancelled_until = now
+        for run_id, seen in list(self._seen_cancelled.items()):
+            if now - seen > 2 * CANCELLED_OVERLAP:
+                del self._seen_cancelled[run_id]
+
+    async def _ours(self, wanted: FlowRunFilter) -> list[FlowRun]:
+        """The runs of our pool and queues."""
+        queues = WorkQueueFilterName(any_=sorted(self._work_queues))
+        return await self.client.read_flow_runs(
+            flow_run_filter=wanted,
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
+            work_queue_filter=WorkQueueFilter(name=queues) if self._work_queues else None,
+        )
 
     async def run(
         self,
@@ -380,6 +413,10 @@ class Once:
         function, self._function = self._function, None
         if function is not None:
             function()
+
+
+def _in_state(kind: StateType) -> FlowRunFilter:
+    return FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[kind])))
 
 
 async def _every(interval_s: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -10,10 +10,15 @@ from typing import Any
 
 import httpx
 
+from slipway.clock import Clock, SystemClock
 from slipway.errors import EngineRefused, EngineUnavailable
 
 #: The server answers within milliseconds unless it is starting or overloaded.
 TIMEOUT_S = 30.0
+
+#: What it says while its database is locked, or too much is asked; soon it may be otherwise.
+_BUSY = frozenset({408, 429, 503})
+BUSY_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 class PrefectApi:
@@ -26,7 +31,9 @@ class PrefectApi:
         auth_string: str = "",
         api_key: str = "",
         transport: httpx.BaseTransport | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
         self.api_url = api_url.rstrip("/")
         headers = {}
         if auth_string:
@@ -81,11 +88,16 @@ class PrefectApi:
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         what = f"{method} {self.api_url}{path}"
-        try:
-            answer = self._client.request(method, path, json=body)
-        except httpx.TransportError as error:
-            said = str(error) or type(error).__name__
-            raise EngineUnavailable(f"Prefect does not answer {what}: {said}") from error
+        pauses = iter(BUSY_PAUSES_S)
+        while True:
+            try:
+                answer = self._client.request(method, path, json=body)
+            except httpx.TransportError as error:
+                said = str(error) or type(error).__name__
+                raise EngineUnavailable(f"Prefect does not answer {what}: {said}") from error
+            if answer.status_code not in _BUSY or (pause_s := next(pauses, None)) is None:
+                break
+            self._clock.sleep(pause_s)
         if answer.status_code == 404:
             return None
         if answer.status_code in (401, 403):
@@ -94,7 +106,7 @@ class PrefectApi:
                 f"Prefect does not let us in ({answer.status_code} for {what}); "
                 "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
             )
-        if answer.status_code in (408, 429) or answer.status_code >= 500:
+        if answer.status_code in _BUSY or answer.status_code >= 500:
             raise EngineUnavailable(f"Prefect answers {answer.status_code} for {what}")
         if answer.status_code >= 400:
             raise EngineRefused(f"Prefect refuses {what}: {_detail(answer)}")

@@ -11,7 +11,7 @@ import inspect
 import re
 import time
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -49,6 +49,12 @@ PAGE = 200
 
 #: How long a deployment is taken for what it was.
 FRESH_S = 30.0
+
+#: A run that is to end and belongs to nobody for this long is ended by whoever sees it.
+FORGOTTEN_AFTER = timedelta(minutes=1)
+
+#: The server records task runs in batches, a little later than it is told.
+RECORDED_WITHIN = timedelta(seconds=15)
 
 _UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
@@ -122,9 +128,12 @@ class Rescue:
         self._shelf = shelf
         #: Workers that were silent for too long when we last looked: once more, and they are dead.
         self._silent: set[str] = set()
+        #: Runs of workers that died then, to be tidied once more.
+        self._to_tidy: list[tuple[datetime, Collection[UUID]]] = []
 
     async def look(self) -> None:
         """Take over from every worker that is gone."""
+        await self._tidy_again()
         services = self._services
         found = await asyncio.to_thread(workers.gone, services.database, services.clock)
         dead = [each for each in found if each.certain or each.id in self._silent]
@@ -146,10 +155,10 @@ class Rescue:
                 listed = await self._under_way()
                 runs = [run for run in listed if owner_of(run) == worker.id]
                 _log.warning("worker %s is gone; it has left %d flow runs", worker.id, len(runs))
-                await self.tidy([run.id for run in runs])
+                await self._tidy_twice([run.id for run in runs])
                 for run in runs:
                     await asyncio.to_thread(duty.renew)
-                    await self._take_from(worker, run)
+                    await self.reschedule(run, f"its worker {worker.id} died", crashed=True)
                 if len(listed) < PAGE:
                     break
         except BaseException:
@@ -158,16 +167,13 @@ class Rescue:
             raise
         await asyncio.to_thread(duty.remove)
 
-    async def _take_from(self, worker: Gone, run: FlowRun) -> None:
-        if run.state and run.state.is_cancelling():
-            await self.cancelled(run)
-        else:
-            await self.reschedule(run, f"its worker {worker.id} died", crashed=True)
-
     async def reschedule(self, flow_run: FlowRun, why: str, *, crashed: bool) -> None:
         """Let another worker go on with a run; or give it up when that was done too often."""
         now = await self._client.read_flow_run(flow_run.id)
         if now.state is None or now.state.is_final() or now.state.is_scheduled():
+            return
+        if now.state.is_cancelling():
+            await self.cancelled(now)
             return
         tired = now.run_count >= MAX_TRIES
         # Approval that somebody gave, or is asked for, is for the run that paused: leaving a final
@@ -192,38 +198,65 @@ class Rescue:
         await strand_launches(flow_run, why)
 
     async def cancel_unattended(self, flow_run: FlowRun, worker_id: str) -> None:
-        """Somebody wants a run to end, and this worker does not have it: if nobody has, it ends."""
+        """Somebody wants a run to end that its worker does not know: this one's, or nobody's. A run
+        of another worker is that one's, or that of whoever looks after it."""
         owner = owner_of(flow_run)
-        if owner is not None and owner != worker_id:
-            services = self._services
-            if await asyncio.to_thread(workers.at_work, services.database, services.clock, owner):
-                return
-        await self.cancelled(flow_run)
+        since = flow_run.state.timestamp if flow_run.state else None
+        # Between the claim and the naming of its owner a run has none for a moment.
+        forgotten = since is not None and datetime.now(UTC) - since > FORGOTTEN_AFTER
+        if owner == worker_id or (owner is None and forgotten):
+            await self.cancelled(flow_run)
 
     async def cancelled(self, flow_run: FlowRun, message: str = "cancelled") -> None:
         """A run that somebody cancelled has stopped: its launches are cancelled, then it is."""
+        await self.run_hooks(flow_run, Cancelling(message=message))
+        await self._client.set_flow_run_state(flow_run.id, Cancelled(message=message), force=True)
+
+    async def run_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
+        """What the flow wants done when a run of it is cancelled."""
         try:
             flow = await self._shelf.flow_of(flow_run)
         except (FlowUnusable, ObjectNotFound) as error:
             _log.warning("%s: no hooks are run: %s", flow_run.name, error)
-        else:
-            await _run_hooks(flow, flow_run, Cancelling(message=message))
-        await self._client.set_flow_run_state(flow_run.id, Cancelled(message=message), force=True)
+            return
+        for hook in flow.on_cancellation_hooks:
+            try:
+                answer = hook(flow, flow_run, state)
+                if inspect.isawaitable(answer):
+                    await answer
+            except Exception:  # noqa: BLE001  (logged; the others are run all the same)
+                _log.exception("%s: the hook %r failed", flow_run.name, hook)
 
-    async def tidy(self, flow_run_ids: Collection[UUID]) -> None:
+    async def _tidy_twice(self, flow_run_ids: Collection[UUID]) -> None:
+        """Now and a little later: what a process has sent just before it died may be recorded after
+        we have looked."""
+        now = datetime.now(UTC)
+        await self._tidy(flow_run_ids, before=now)
+        if flow_run_ids:
+            self._to_tidy.append((now, flow_run_ids))
+
+    async def _tidy_again(self) -> None:
+        due, now = self._to_tidy, datetime.now(UTC)
+        self._to_tidy = [each for each in due if now - each[0] < RECORDED_WITHIN]
+        for died, flow_run_ids in due:
+            if now - died >= RECORDED_WITHIN:
+                await self._tidy(flow_run_ids, before=died)
+
+    async def _tidy(self, flow_run_ids: Collection[UUID], *, before: datetime) -> None:
         """Task runs and subflow runs of a process that died would be shown as running for ever."""
         ids = list(flow_run_ids)
         if not ids:
             return
+        gone: State[Any] = Crashed(message="its process died")
         children = await self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
                 parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=ids),
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)),
             )
         )
-        await self.tidy([child.id for child in children])
-        gone: State[Any] = Crashed(message="its process died")
-        for child in children:
+        stale = [child for child in children if _older(child.state, before)]
+        await self._tidy([child.id for child in stale], before=before)
+        for child in stale:
             await self._client.set_flow_run_state(child.id, gone, force=True)
         tasks = await self._client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)),
@@ -232,7 +265,8 @@ class Rescue:
             ),
         )
         for task in tasks:
-            await self._client.set_task_run_state(task.id, gone, force=True)
+            if _older(task.state, before):
+                await self._client.set_task_run_state(task.id, gone, force=True)
 
     async def _under_way(self) -> list[FlowRun]:
         found: list[FlowRun] = []
@@ -249,11 +283,5 @@ class Rescue:
                 return found
 
 
-async def _run_hooks(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    for hook in flow.on_cancellation_hooks:
-        try:
-            answer = hook(flow, flow_run, state)
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception:  # noqa: BLE001  (logged; the others are run all the same)
-            _log.exception("%s: the hook %r failed", flow_run.name, hook)
+def _older(state: State[Any] | None, moment: datetime) -> bool:
+    return state is not None and state.timestamp < moment

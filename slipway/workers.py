@@ -79,11 +79,6 @@ def take_over(database: Database, clock: Clock, worker_id: str) -> Duty:
     return Duty(worker_id, driver)
 
 
-def at_work(database: Database, clock: Clock, worker_id: str) -> bool:
-    """Whether a worker lives, or somebody looks after what it left."""
-    return steps.is_driven(database, clock, f"{_PREFIX}{worker_id}")
-
-
 def gone(database: Database, clock: Clock) -> list[Gone]:
     """The workers that died and whose runs nobody looks after yet, the oldest first."""
     return list(_gone(database, clock))

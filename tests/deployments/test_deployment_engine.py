@@ -11,6 +11,7 @@ import pytest
 from deployments.deployment_engine import DeploymentEngine, FlowRun
 from deployments.prefect_api import PrefectApi
 from slipway.errors import EngineRefused, EngineUnavailable, SlipwayError
+from slipway.testing.fake_clock import FakeClock
 
 URL = "http://127.0.0.1:4200/api"
 
@@ -22,7 +23,10 @@ class Prefect:
         self.asked: list[httpx.Request] = []
         self.deployment: str | None = "d-1"
         self.state = "RUNNING"
+        #: What it says to everything …
         self.answer: httpx.Response | Exception | None = None
+        #: … or to what comes next.
+        self.answers: list[httpx.Response] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(request)
@@ -30,6 +34,8 @@ class Prefect:
             raise self.answer
         if self.answer is not None:
             return self.answer
+        if self.answers:
+            return self.answers.pop()
         path = request.url.path.removeprefix("/api")
         known = self.deployment
         if path == "/deployments/name/launch-server/launch-server" and known:
@@ -41,7 +47,8 @@ class Prefect:
         return httpx.Response(404, json={"detail": "Not found"})
 
     def api(self, **login: Any) -> PrefectApi:
-        return PrefectApi(URL, transport=httpx.MockTransport(self), **login)
+        transport = httpx.MockTransport(self)
+        return PrefectApi(URL, transport=transport, clock=FakeClock(), **login)
 
     def engine(self) -> DeploymentEngine:
         return DeploymentEngine(self.api())
@@ -102,6 +109,13 @@ def test_what_answers_mean(
     with pytest.raises(error, match=words):
         prefect.engine().start("launch_server", {}, idempotency_key="1")
     assert error.retryable is (error is EngineUnavailable)
+
+
+def test_a_busy_server_is_asked_again() -> None:
+    """Its database may be locked for a moment; nobody is told of that."""
+    prefect = Prefect()
+    prefect.answers = [httpx.Response(503), httpx.Response(429)]
+    assert prefect.engine().start("launch_server", {}, idempotency_key="1") == "run-1"
 
 
 @pytest.mark.parametrize(

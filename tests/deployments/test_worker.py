@@ -1,0 +1,117 @@
+"""The in-process worker as a process of its own: what it runs, stops, hands back and survives."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.deployments.crew import Crew
+from tests.engine import ENGINE
+from tests.launches.world import counted
+
+pytestmark = [*ENGINE, pytest.mark.slow]
+
+#: A script that goes on until it is let go.
+HOLDS = 'while [ ! -e "$SLIPWAY_ROOT/var/go" ]; do sleep 0.05; done'
+
+
+def test_a_deployed_launch(the_crew: Crew) -> None:
+    """`prefect worker start --type slipway-inprocess` finds our worker, which runs the deployment
+    and says who has it."""
+    world = the_crew.world
+    world.template({"one": counted("one"), "two": counted("two")})
+    the_crew.hire()
+    launch, run_id = the_crew.launch()
+    run = the_crew.ended(run_id)
+    assert (run["state_name"], run["state"]["message"]) == (
+        "Operational",
+        f"{launch.server_name} is operational",
+    )
+    worker_id = run["infrastructure_pid"]
+    assert f"({worker_id})" in dict(the_crew.states(run_id))["Pending"]
+    assert world.now(launch).flow_run_id == run_id
+    assert world.runs(launch) == ["one", "two"]
+    world.check_invariants(launch)
+
+
+def test_a_worker_that_is_killed(the_crew: Crew) -> None:
+    """Its run is marked as crashed and goes on with another worker, which repeats nothing; no task
+    run is left running."""
+    world = the_crew.world
+    world.template({"one": counted("one"), "two": counted("two", HOLDS)})
+    first = the_crew.hire()
+    launch, run_id = the_crew.launch()
+    the_crew.started(launch, "two")
+    first.kill()
+    the_crew.hire()
+    the_crew.until(lambda: the_crew.run(run_id)["run_count"] == 2, "it is begun again")
+    (world.machine(launch) / "var/go").touch()
+    assert the_crew.ended(run_id)["state_name"] == "Operational"
+    names = [name for name, _ in the_crew.states(run_id)]
+    assert names == [
+        *("Scheduled", "Pending", "Running"),
+        *("Crashed", "AwaitingRetry", "Pending", "Running", "Operational"),
+    ]
+    the_crew.until(
+        lambda: the_crew.task_states(run_id) == {"COMPLETED", "CRASHED"}, "all tasks are over"
+    )
+    assert world.runs(launch) == ["one", "two"]
+    world.check_invariants(launch)
+
+
+def test_a_worker_that_is_stopped(the_crew: Crew) -> None:
+    """On SIGTERM it takes nothing new, lets runs end for a while, then hands them back: not as
+    crashed, and not cancelled."""
+    world = the_crew.world
+    world.template({"one": counted("one", HOLDS)})
+    world.template({"quick": counted("quick", "sleep 2")}, name="quick")
+    first = the_crew.hire(SLIPWAY_WORKER_DRAIN_S="4")
+    launch, run_id = the_crew.launch()
+    quick, quick_run = the_crew.launch("quick")
+    the_crew.started(launch, "one")
+    the_crew.started(quick, "quick")
+    first.send_signal(signal.SIGTERM)
+    late, late_run = the_crew.launch("quick")
+    assert first.wait(60) == 0
+    assert the_crew.run(quick_run)["state_name"] == "Operational", "it had time to end"
+    assert the_crew.run(run_id)["state_name"] == "AwaitingRetry"
+    assert the_crew.run(late_run)["state_name"] == "Scheduled", "it was not taken any more"
+    assert world.now(launch).status == "configuring"
+    (world.machine(launch) / "var/go").touch()
+    the_crew.hire()
+    for each in (run_id, late_run):
+        assert the_crew.ended(each)["state_name"] == "Operational"
+    assert "Crashed" not in dict(the_crew.states(run_id))
+    assert world.runs(launch) == ["one"]
+    for each in (launch, quick, late):
+        world.check_invariants(each)
+
+
+def test_a_run_that_is_cancelled_in_prefect(the_crew: Crew) -> None:
+    """The launch is cancelled as well, its instance kept, to be resumed; so is one that had not
+    begun. The others go on."""
+    world = the_crew.world
+    world.template({"one": counted("one", HOLDS)})
+    the_crew.hire(SLIPWAY_WORKER_RUNS="2")
+    launch, run_id = the_crew.launch()
+    other, other_run = the_crew.launch()
+    the_crew.started(launch, "one")
+    the_crew.started(other, "one")
+    waiting, waiting_run = the_crew.launch()
+    for each in (run_id, waiting_run):
+        cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        the_crew.api.post(f"/flow_runs/{each}/set_state", cancelling)
+    assert the_crew.ended(run_id)["state_name"] == "Cancelled"
+    assert [name for name, _ in the_crew.states(run_id)][-2:] == ["Cancelling", "Cancelled"]
+    assert world.now(launch).status == "cancelled"
+    assert len(world.instances(launch)) == 1
+    the_crew.until(lambda: world.now(waiting).status == "cancelled", "it is cancelled")
+    assert world.now(other).status == "configuring"
+    for each in (launch, other):
+        (world.machine(each) / "var/go").touch()
+    assert the_crew.ended(other_run)["state_name"] == "Operational"
+    resumed = the_crew.ended(the_crew.start("resume_launch", {"launch": launch.id}))
+    assert resumed["state_name"] == "Operational"
+    assert world.runs(launch) == ["one"]
+    world.check_invariants(launch)

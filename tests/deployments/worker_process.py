@@ -1,0 +1,36 @@
+"""``prefect worker start`` as a person types it, with gates that do not pause: what is tested is
+the worker, not how long a boot is watched.
+
+``python -m tests.deployments.worker_process QUEUE NAME``
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+
+def main() -> None:
+    """Start the worker."""
+    import slipway.gates.linux
+    from slipway import workers
+
+    slipway.gates.linux.LINUX = dataclasses.replace(
+        slipway.gates.linux.LINUX, spacing_s=0.05, first_pause_s=0.05, max_pause_s=0.2
+    )
+    # Whoever is dead is found at the next look; how long a look takes to come is not tested.
+    workers.RENEW_EVERY_S = 1.0
+    import deployments.inprocess_worker
+
+    deployments.inprocess_worker.RESCUE_EVERY_S = 0.5
+    deployments.inprocess_worker.CANCEL_EVERY_S = 0.5
+    from prefect.cli import app
+
+    queue, name = sys.argv[1:]
+    sys.argv = ["prefect", "worker", "start", "--type", "slipway-inprocess"]
+    sys.argv += ["--pool", "slipway", "--work-queue", queue, "--name", name]
+    app()
+
+
+if __name__ == "__main__":
+    main()
