@@ -77,7 +77,7 @@ def test_systemd_takes_the_units(unit: str, tmp_path: Path) -> None:
     text = (SYSTEMD / unit).read_text()
     # Templates are verified as an instance; the programs of another machine as this one's.
     copy = tmp_path / unit.replace("@.", "@1.")
-    copy.write_text(re.sub(r"/opt/slipway/bin/\S+", sys.executable, text))
+    copy.write_text(re.sub(r"/opt/slipway/bin/\S+", "/bin/true", text))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True
     )
