@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import socket
 import sys
 
 import uvicorn
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from deployments.deployment_engine import DeploymentEngine
 from deployments.prefect_api import PrefectApi
+from slipway.api.agent_routes import let_go
 from slipway.api.app import create_app as create_api
 from slipway.errors import InvalidInput, Problem, SlipwayError
 from slipway.launches.services import build_services
@@ -65,6 +67,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+class Server(uvicorn.Server):
+    """Does not wait for those who only wait for us."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn. (Event streams end by themselves, as soon as the process is told to.)"""
+        let_go()
+        await super().shutdown(sockets)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; answers the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deployments.api", description=__doc__)
@@ -84,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         for each in error.errors():
             sys.stderr.write(f"SLIPWAY_{str(each['loc'][0]).upper()}: {each['msg']}\n")
         return InvalidInput.exit_code
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             host=given.host,

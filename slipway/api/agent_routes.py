@@ -226,6 +226,12 @@ class Mailbox:
         finally:
             self._waiting.pop(future, None)
 
+    def let_go(self) -> None:
+        """Answer everybody who waits."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
     def _run(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look_after())
@@ -257,6 +263,13 @@ def _mailbox(services: Services) -> Mailbox:
     """The one mailbox of these services in this event loop."""
     found = _mailboxes.setdefault(asyncio.get_running_loop(), {})
     return found.setdefault(id(services), Mailbox(services))
+
+
+def let_go() -> None:
+    """Answer every agent that waits in this event loop, with nothing to do: the process is about
+    to stop, and would wait for them."""
+    for mailbox in _mailboxes.get(asyncio.get_running_loop(), {}).values():
+        mailbox.let_go()
 
 
 class Next(BaseModel):

@@ -36,6 +36,8 @@ MAX_STREAMS = 500
 #: A client that reads nothing for so long is gone.
 SEND_TIMEOUT_S = 60.0
 
+_LINE = "\n"
+
 _KIND = r"^[a-z][a-z-]{0,31}(\.[a-z][a-z-]{0,31})?$"
 _SUBJECT = r"^[a-z][a-z-]{0,31}/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 
@@ -204,38 +206,38 @@ def _answer(state: ApiState, events: AsyncIterator[ServerSentEvent]) -> Response
             f"{MAX_STREAMS} event streams are open at this process; try again later",
             headers={"Retry-After": "30"},
         )
-    return EventSourceResponse(events, ping=PING_S, sep="\n", send_timeout=SEND_TIMEOUT_S)
+    return EventSourceResponse(events, ping=PING_S, sep=_LINE, send_timeout=SEND_TIMEOUT_S)
 
 
 async def _changes(
     state: ApiState, who: Principal, after: int, wanted: Wanted
 ) -> AsyncIterator[ServerSentEvent]:
     # The first line of the answer, so that a client knows where it stands.
-    yield ServerSentEvent(id=str(after), comment="following")
+    yield ServerSentEvent(id=str(after), comment="following", sep=_LINE)
     told = after
     async for position, found in state.feed.changes(after, wanted, quiet_s=RECHECK_S):
         for change in found:
             out = ChangeOut.of(change)
-            yield ServerSentEvent(id=str(out.seq), event=out.kind, data=out.model_dump_json())
+            yield _event(out.seq, out.kind, out)
             told = out.seq
         if not found:
             if not await _still_good(state, who):
                 return
             if position > told:
                 # Without data this is no event, but what a client comes back with.
-                yield ServerSentEvent(id=str(position))
+                yield ServerSentEvent(id=str(position), sep=_LINE)
                 told = position
 
 
 async def _entries(
     state: ApiState, who: Principal, launch_id: str, after: int
 ) -> AsyncIterator[ServerSentEvent]:
-    yield ServerSentEvent(comment="following")
+    yield ServerSentEvent(comment="following", sep=_LINE)
     position = after
     async for found in state.feed.entries(subject_of(launch_id), after, quiet_s=RECHECK_S):
         for entry in found:
             out = AuditEntryOut.of(entry)
-            yield ServerSentEvent(id=str(out.seq), event=out.kind, data=out.model_dump_json())
+            yield _event(out.seq, out.kind, out)
             position = out.seq
         ended = any(
             entry.kind == "status" and json.loads(entry.detail).get("to") == LaunchStatus.TERMINATED
@@ -247,6 +249,10 @@ async def _entries(
             return
         if not found and not await _still_good(state, who):
             return
+
+
+def _event(seq: int, kind: str, out: BaseModel) -> ServerSentEvent:
+    return ServerSentEvent(id=str(seq), event=kind, data=out.model_dump_json(), sep=_LINE)
 
 
 def _is_told(state: ApiState, launch_id: str, position: int) -> bool:

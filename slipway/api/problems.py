@@ -9,11 +9,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import compile_path
 
 from slipway.changes import ChangesGone
 from slipway.errors import (
@@ -194,7 +196,19 @@ def on_http(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.url.path} does not know {request.method}"
     kind = kinds.get(error.status_code, "http")
-    return problem_response(error.status_code, kind, detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods_of(request))
+    return problem_response(error.status_code, kind, detail, headers=headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Every method that the path of a request knows: it may be several routes."""
+    found: set[str] = set()
+    for context in iter_route_contexts(request.app.routes):
+        if context.path is not None and compile_path(context.path)[0].match(request.url.path):
+            found |= context.methods or set()
+    return sorted(found)
 
 
 def _on_database(_request: Request, error: Exception) -> Response:

@@ -124,7 +124,7 @@ def launch_page(
         query = query.where(terminated)
     elif wanted.ended is False:
         query = query.where(~terminated)
-    if wanted.changed_since is None:
+    elif wanted.changed_since is None:
         query = query.where(sa.or_(~terminated, _LAUNCHES.c.ended_at >= _listed_from(services)))
     with services.database.reading() as connection:
         if wanted.changed_since is not None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from slipway import lifecycle
 from slipway.audit import Note
+from slipway.changes import note_change
 from slipway.errors import NotFound
 from slipway.launches.services import Services
 from slipway.lifecycle import ENTER, PHASES, Event, subject_of
@@ -24,6 +25,10 @@ _STEPS = Step.__table__  # type: ignore[attr-defined]
 _FIND = sa.select(_LAUNCHES).where(_LAUNCHES.c.id == sa.bindparam("launch"))
 _STATUS = sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == sa.bindparam("launch"))
 
+
+#: What lists and answers show: whoever follows changes hears of a new value. The other columns
+#: change together with the status, or are nobody's business.
+SHOWN = frozenset({"instance_id", "private_ip", "public_ip", "outputs"})
 
 #: With the launch's id and what else is in it, a run id stays below its 128 characters.
 STEP_KEY_LENGTH = 88
@@ -98,6 +103,15 @@ class Work:
             sa.update(_LAUNCHES).where(_LAUNCHES.c.id == self.launch_id).values(**changed)
         )
         self._remember(changed)
+        if shown := values.keys() & SHOWN:
+            note_change(
+                connection,
+                "launch.updated",
+                self.driver.subject,
+                actor=self.driver.actor,
+                at=changed["updated_at"],
+                detail={"server": self.server, "fields": sorted(shown)},
+            )
 
     def strand(self, error: BaseException) -> bool:
         """End this attempt: the launch is kept as it is, with the step and the cause. Answers

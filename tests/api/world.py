@@ -113,6 +113,13 @@ class ApiWorld:
         work.begin(key, "A step").succeed("it is done")
         work.driver.release()
 
+    def update(self, launch_id: str, **values: Any) -> None:
+        """Have a launch's driver find something out."""
+        work = take_up(self.services, launch_id, actor="engine")
+        with work.driver.transaction() as connection:
+            work.update(connection, **values)
+        work.driver.release()
+
     def drive(self, launch_id: str, status: LaunchStatus) -> None:
         """Bring a launch to a status, as its driver would."""
         work = take_up(self.services, launch_id, actor="engine")
