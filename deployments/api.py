@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from deployments.deployment_engine import DeploymentEngine
 from deployments.prefect_api import PrefectApi
-from slipway.api.agent_routes import let_go
 from slipway.api.app import create_app as create_api
+from slipway.api.app import let_go
 from slipway.errors import InvalidInput, Problem, SlipwayError
 from slipway.launches.services import build_services
 from slipway.settings import Settings
@@ -71,8 +71,10 @@ class Server(uvicorn.Server):
     """Does not wait for those who only wait for us."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn. (Event streams end by themselves, as soon as the process is told to.)"""
-        let_go()
+        """See uvicorn."""
+        app = self.config.app
+        assert isinstance(app, FastAPI), "it is what `main` serves"
+        let_go(app)
         await super().shutdown(sockets)
 
 

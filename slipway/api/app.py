@@ -52,6 +52,14 @@ ROUTERS = (
 )
 
 
+def let_go(app: FastAPI) -> None:
+    """Answer everybody who only waits for news: the process is about to stop, and would wait for
+    them. To be called in the event loop."""
+    state: ApiState = app.state.slipway
+    state.feed.close()
+    agent_routes.let_go()
+
+
 def create_app(
     services: Services, starter: FlowStarter, *, routers: Sequence[APIRouter] = ()
 ) -> FastAPI:

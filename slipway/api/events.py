@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any
 
+import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +36,8 @@ RECHECK_S = 30.0
 MAX_STREAMS = 500
 #: A client that reads nothing for so long is gone.
 SEND_TIMEOUT_S = 60.0
+#: How long streams have to end when the process stops.
+CLOSE_S = 2.0
 
 _LINE = "\n"
 
@@ -206,7 +209,15 @@ def _answer(state: ApiState, events: AsyncIterator[ServerSentEvent]) -> Response
             f"{MAX_STREAMS} event streams are open at this process; try again later",
             headers={"Retry-After": "30"},
         )
-    return EventSourceResponse(events, ping=PING_S, sep=_LINE, send_timeout=SEND_TIMEOUT_S)
+    return EventSourceResponse(
+        events,
+        ping=PING_S,
+        sep=_LINE,
+        send_timeout=SEND_TIMEOUT_S,
+        # Time for the feed to be closed, so that a stream ends whole and is not cut off.
+        shutdown_event=anyio.Event(),
+        shutdown_grace_period=CLOSE_S,
+    )
 
 
 async def _changes(

@@ -48,15 +48,21 @@ class Feed:
         self._heads: dict[str, int] = {}
         self._moved = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Let all listeners come to their end: the process is about to stop."""
+        self._closed = True
+        self._moved.set()
 
     async def changes(
         self, after: int, wanted: Wanted, *, quiet_s: float
     ) -> AsyncIterator[tuple[int, list[Change]]]:
-        """The changes behind a number, for ever: how far we are, and what is wanted of it; at
-        least every ``quiet_s``, then with nothing."""
+        """The changes behind a number, until this is closed: how far we are, and what is wanted of
+        it; at least every ``quiet_s``, then with nothing."""
         with self._listening():
             position = after
-            while True:
+            while not self._closed:
                 moved = self._moved
                 found, position = await self._behind(position, wanted)
                 if found:
@@ -70,13 +76,13 @@ class Feed:
     async def entries(
         self, subject: str, after: int, *, quiet_s: float
     ) -> AsyncIterator[list[AuditEntry]]:
-        """The audit entries of a subject behind a number, for ever; at least every ``quiet_s``,
-        then none."""
+        """The audit entries of a subject behind a number, until this is closed; at least every
+        ``quiet_s``, then none."""
         self._followed[subject] += 1
         try:
             with self._listening():
                 position = after
-                while True:
+                while not self._closed:
                     moved = self._moved
                     found = await asyncio.to_thread(
                         audit.entries, self._database, subject, after=position, limit=AT_ONCE
@@ -85,7 +91,7 @@ class Feed:
                         position = found[-1].seq
                         yield found
                         continue
-                    while self._heads.get(subject, 0) <= position:
+                    while self._heads.get(subject, 0) <= position and not self._closed:
                         if not await _wait(moved, quiet_s):
                             yield []
                         moved = self._moved

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
+from starlette.routing import Mount
 
 from slipway import tokens
 from slipway.api.auth import Require
+from slipway.api.pages.web import PageRoute
 from slipway.tokens import INCLUDES, Scope
 from tests.api.world import ApiWorld
 
@@ -23,8 +25,9 @@ PUBLIC = {
     "/openapi.json": "it says nothing that the documentation does not say",
 }
 
-#: Routes with keys of their own: what servers' agents call, and what people look at.
-OTHERS = ("/agent/v1/", "/ui", "/static")
+#: What servers' agents call has keys of its own, see `tests/phonehome`; so has what people look at,
+#: see `tests/pages`.
+AGENTS = "/agent/v1/"
 
 
 def _scopes(part: Dependant) -> Iterator[Scope]:
@@ -39,9 +42,9 @@ def _routes(world: ApiWorld) -> list[tuple[str, str, set[Scope]]]:
     found = []
     for context in iter_route_contexts(world.app.routes):
         path = context.path or ""
-        if path.startswith(OTHERS) or not path:
-            continue
         route = context.original_route
+        if not path or path.startswith(AGENTS) or isinstance(route, PageRoute | Mount):
+            continue
         scopes = set(_scopes(route.dependant)) if isinstance(route, APIRoute) else set()
         filled = re.sub(r"\{[^}]*\}", "token-00000000000000000", path)
         found += [
@@ -56,7 +59,7 @@ def test_every_route_is_looked_at(world: ApiWorld) -> None:
         (method.upper(), path)
         for path, item in world.app.openapi()["paths"].items()
         for method in item
-        if not path.startswith(OTHERS)
+        if not path.startswith(AGENTS)
     }
     routes = [route for route in _routes(world) if route[1] != "/openapi.json"]
     assert len(described) == len(routes)
