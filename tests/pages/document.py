@@ -14,8 +14,8 @@ VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 #: Elements of pictures that we write without an end tag.
 CLOSED = frozenset({"rect", "line", "path", "use"})
 FIELDS = frozenset({"input", "select", "textarea"})
-#: What a page may weigh. A list of 50 servers and a launch with its output are the largest.
-LARGEST_BYTES = 48 * 1024
+#: What a page may weigh. A list of servers and a launch with its output are the largest.
+LARGEST_BYTES = 32 * 1024
 
 
 @dataclass(eq=False)

@@ -58,7 +58,7 @@ def make_fleet(
     """A yard with this many servers that are up, and one of everything else."""
     templates = tmp_path / "templates"
     shutil.copytree(ROOT / "templates", templates)
-    yard = make_yard(settings, database, templates, runner)
+    yard = make_yard(settings, database, templates, runner, own_app=True)
     cloud = FakeCloud("local", clock=yard.clock, instance_types=("local.small",))
     image = yaml.safe_load((templates / "images" / "debian-12.yaml").read_text())
     cloud.add_image(image["entries"]["local"]["*"]["x86_64"]["image"])

@@ -163,7 +163,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Yard, str,
     database.migrate()
     settings = Settings(state_dir=directory / "state", prefect_ui_url="http://127.0.0.1:4200")
     # Never used: the only browser here is a real one, which brings a loop of its own.
-    yard = make_fleet(settings, database, directory, asyncio.Runner(), servers=12)
+    yard = make_fleet(settings, database, directory, asyncio.Runner(), servers=8)
     with serving(yard.app) as url:
         yield yard, url, yard.token()
     database.close()
@@ -302,25 +302,22 @@ def test_without_scripts(browser: Browser, fleet: tuple[Yard, str, str]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "kind", "options"),
-    [
-        ("overview", "overview", {}),
-        ("launch", "launch", {}),
-        ("launch-dark", "launch", {"color_scheme": "dark"}),
-        ("new", "new", {}),
-        ("audit", "record", {}),
-        ("phone", "stranded", {"viewport": PHONE}),
-    ],
-)
-def test_pictures(
-    browser: Browser, fleet: tuple[Yard, str, str], name: str, kind: str, options: dict[str, Any]
-) -> None:
+def test_pictures(browser: Browser, fleet: tuple[Yard, str, str]) -> None:
     """What the documentation shows can be drawn, and is small."""
     yard, url, token = fleet
-    with window(browser, **options) as page:
+    with window(browser) as page:
         log_in(page, url, token)
-        page.goto(url + addresses(yard)[kind])
-        if page.locator("#live").count():
-            expect(page.locator("#live")).to_have_text("Live")
-        picture(page, f"dashboard-{name}")
+        for name, kind, size, scheme in (
+            ("overview", "overview", DESKTOP, "light"),
+            ("launch", "launch", DESKTOP, "light"),
+            ("launch-dark", "launch", DESKTOP, "dark"),
+            ("new", "new", DESKTOP, "light"),
+            ("audit", "record", DESKTOP, "light"),
+            ("phone", "stranded", PHONE, "light"),
+        ):
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.goto(url + addresses(yard)[kind])
+            if page.locator("#live").count():
+                expect(page.locator("#live")).to_have_text("Live")
+            picture(page, f"dashboard-{name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -302,10 +302,29 @@ def write_templates(directory: Path) -> None:
     (directory / "web" / "template.yaml").write_text(TEMPLATE)
 
 
+#: FastAPI takes a sixth of a second to look at all routes, which are the same for all tests.
+_apps: list[FastAPI] = []
+
+
+def _shared_app(services: Services, starter: FakeStarter) -> FastAPI:
+    if not _apps:
+        _apps.append(create_app(services, starter))
+    [app] = _apps
+    app.state.slipway = replace(app.state.slipway, services=services)
+    app.state.slipway_pages = None
+    return app
+
+
 def make_yard(
-    settings: Settings, database: Database, templates: Path, runner: asyncio.Runner
+    settings: Settings,
+    database: Database,
+    templates: Path,
+    runner: asyncio.Runner,
+    *,
+    own_app: bool = False,
 ) -> Yard:
-    """A yard on an empty database."""
+    """A yard on an empty database. Its application is shared with other tests of this process, and
+    has no background work; ``own_app`` is for one that is served."""
     clock, cloud, starter = FakeClock(), FakeCloud("fake"), FakeStarter()
     services = Services(
         settings=settings,
@@ -316,7 +335,7 @@ def make_yard(
         vault=Vault(database, settings.state_dir / "keys" / "vault.key", clock),
         connector=FakeConnector(FakeRemote()),
     )
-    app = create_app(services, starter)
+    app = create_app(services, starter) if own_app else _shared_app(services, starter)
     return Yard(
         services=services,
         clock=clock,

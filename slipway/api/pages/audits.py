@@ -24,7 +24,7 @@ from slipway.launches.work import get_launch
 from slipway.records import AuditEntry, AuditKind, Launch
 
 #: Records of a page of the list.
-RECORDS = 50
+RECORDS = 30
 #: Records that one search looks through, and entries it shows at most.
 SEARCHED, MOST_FOUND = 200, 200
 #: Entries of a page of a record, and as much output as ends the page before that.

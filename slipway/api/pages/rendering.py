@@ -129,7 +129,9 @@ def _query(**values: str) -> str:
     return f"?{urlencode(given)}" if given else ""
 
 
+@functools.cache
 def _environment() -> Environment:
+    """The templates, each compiled when it is first used."""
     made = Environment(
         loader=FileSystemLoader(HTML),
         autoescape=True,

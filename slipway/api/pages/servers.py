@@ -23,7 +23,7 @@ from slipway.records import Launch, LaunchStatus
 from slipway.servertemplates import DeclaredInput
 
 #: Rows of a page.
-PAGE = 50
+PAGE = 30
 #: Launches of one server that are shown.
 HISTORY = 20
 
