@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from fastapi import Path
 from fastapi.dependencies.models import Dependant
@@ -34,24 +35,38 @@ SUBJECT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 
 
 def known_query(request: Request) -> None:
-    """Refuse parameters that nobody has declared: a filter that is spelled wrong would let
-    everything through. Raises `InvalidInput`."""
+    """Refuse parameters that nobody has declared, and several values for one: a filter that is
+    spelled wrong, or of which only the last value counts, would let through what was not meant.
+    Raises `InvalidInput`."""
     if not request.query_params:
         return
     route: APIRoute = request.scope["route"]
-    known = frozenset(_query_names(route.dependant))
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        raise InvalidInput(
-            Problem(where=f"query.{name}", what=f"there is no such parameter{nearest(name, known)}")
-            for name in dict.fromkeys(unknown)
-        )
+    known = dict(_query_parameters(route.dependant))
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    problems = []
+    for name, times in given.items():
+        if name not in known:
+            what = f"there is no such parameter{nearest(name, known)}"
+        elif times > 1 and not _takes_several(known[name]):
+            what = f"it is given {times} times, and takes one value"
+        else:
+            continue
+        problems.append(Problem(where=f"query.{name}", what=what))
+    if problems:
+        raise InvalidInput(problems)
 
 
-def _query_names(part: Dependant) -> Iterator[str]:
-    yield from (field.alias for field in part.query_params)
+def _query_parameters(part: Dependant) -> Iterator[tuple[str, Any]]:
+    """Name and type of everything a route takes from the query."""
+    yield from ((field.alias, field.field_info.annotation) for field in part.query_params)
     for inner in part.dependencies:
-        yield from _query_names(inner)
+        yield from _query_parameters(inner)
+
+
+def _takes_several(annotation: Any) -> bool:
+    return get_origin(annotation) in (list, tuple) or any(
+        _takes_several(each) for each in get_args(annotation)
+    )
 
 
 LaunchId = Annotated[

@@ -178,6 +178,10 @@ async def test_mistakes_that_are_swallowed(world: ApiWorld) -> None:
                 "what": "there is no such parameter; did you mean status?",
             }
         ]
+        answer = await client.get("/v1/launches?marker=&marker=x&status=stranded&status=cancelled")
+        assert answer.json()["problems"] == [
+            {"where": "query.marker", "what": "it is given 2 times, and takes one value"}
+        ]
         answer = await client.post("/v1/launches", json={**WEB, "instancetype": "small"})
         assert answer.status_code == 422
         assert answer.json()["problems"][0]["where"] == "body.instancetype"
