@@ -143,7 +143,7 @@ class Accepted(BaseModel):
     generation: int = Field(examples=[1])
 
 
-@router.post("/hello", operation_id="agentHello", responses=responses(401, 403, 409, 422, 503))
+@router.post("/hello", operation_id="agentHello", responses=responses(401, 403, 409, 413, 422, 503))
 def hello(request: Request, services: TheServices, body: Hello) -> Accepted:
     """Exchange the one-time token for the right to call with a secret of one's own. The same token
     with the same secret is the same call again; with another secret it is refused."""
@@ -175,7 +175,7 @@ class Done(BaseModel):
     done: Literal[True] = True
 
 
-@router.post("/secret", operation_id="agentSecret", responses=responses(401, 403, 409, 422))
+@router.post("/secret", operation_id="agentSecret", responses=responses(401, 403, 409, 413, 422))
 def secret(
     request: Request,
     services: TheServices,
@@ -309,7 +309,7 @@ class NextOut(BaseModel):
     )
 
 
-@router.post("/next", operation_id="agentNext", responses=responses(401, 403, 410, 422))
+@router.post("/next", operation_id="agentNext", responses=responses(401, 403, 410, 413, 422))
 async def next_instruction(
     services: TheServices, caller: TheCaller, body: Next, boot: _Boot = ""
 ) -> NextOut:
@@ -397,7 +397,7 @@ class GapDetails(ProblemDetails):
     "/instructions/{seq}/report",
     operation_id="agentReport",
     responses={
-        **responses(401, 403, 410, 422),
+        **responses(401, 403, 410, 413, 422),
         409: {
             "description": "Output goes on behind what has arrived: says where it should go on.",
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/GapDetails"}}},
@@ -470,7 +470,7 @@ async def _arrived(services: TheServices) -> float:
     return services.clock.monotonic()
 
 
-@router.post("/clock", operation_id="agentClock", responses=responses(401, 403, 410, 422))
+@router.post("/clock", operation_id="agentClock", responses=responses(401, 403, 410, 413, 422))
 async def clock(
     # First, so that finding out who calls is not counted to the way here.
     arrived: Annotated[float, Depends(_arrived)],

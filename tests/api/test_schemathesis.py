@@ -39,6 +39,10 @@ CONFIG = {
         "positive_data_acceptance": {
             "expected-statuses": ["2xx", "400", "404", "409", "410", "422"]
         },
+        # Bad data that is also too large is refused for that.
+        "negative_data_rejection": {
+            "expected-statuses": ["400", "401", "403", "404", "405", "409", "413", "422"]
+        },
     }
 }
 
