@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import anyio
 from fastapi import Request
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
@@ -79,12 +80,21 @@ def stream(request: Request, make: Callable[[], Watcher]) -> Response:
     """An event stream of what a watcher finds, for as long as the page is open."""
     if _open_streams >= MOST_STREAMS:
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, "Too many pages are open.")
+    stopping = anyio.Event()
     return EventSourceResponse(
-        _events(request, make), headers=SECURITY_HEADERS, ping=20, send_timeout=30
+        _events(request, make, stopping),
+        headers=SECURITY_HEADERS,
+        ping=20,
+        send_timeout=30,
+        # Time to come back from a pause, so that a stream ends whole and is not cut off.
+        shutdown_event=stopping,
+        shutdown_grace_period=2 * LOOK_S,
     )
 
 
-async def _events(request: Request, make: Callable[[], Watcher]) -> AsyncIterator[ServerSentEvent]:
+async def _events(
+    request: Request, make: Callable[[], Watcher], stopping: anyio.Event
+) -> AsyncIterator[ServerSentEvent]:
     global _open_streams
     site, loop = site_of(request), asyncio.get_running_loop()
     _open_streams += 1
@@ -92,7 +102,7 @@ async def _events(request: Request, make: Callable[[], Watcher]) -> AsyncIterato
         watcher = await run_in_threadpool(make)
         asked = loop.time()
         yield ServerSentEvent(comment="hello", retry=3000)
-        while True:
+        while not stopping.is_set():
             news = await run_in_threadpool(watcher)
             for name, carried in news.events:
                 yield _event(name, carried)
