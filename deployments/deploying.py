@@ -25,11 +25,13 @@ from pydantic import TypeAdapter, ValidationError
 import blocks
 from deployments import deploy_file
 from deployments.deploy_file import Automation, BlockDocument, DeployFile, Deployment, WorkPool
+from deployments.forms import apply_forms, form
 from deployments.inprocess_worker import InProcessWorker
 from deployments.prefect_api import PrefectApi
 from slipway import __version__
 from slipway.cli.wiring import Action, Change, FieldChange
 from slipway.errors import Conflict, InvalidInput, NotFound, Problem
+from slipway.launches.choices import Choices
 
 #: On what we made: only that is ever removed.
 OURS = "slipway.deploy"
@@ -49,21 +51,33 @@ _SCHEDULE_FIELDS = ("slug", "active", "parameters", "schedule")
 _TRIGGERS: TypeAdapter[DeploymentTriggerTypes] = TypeAdapter(DeploymentTriggerTypes)
 
 _BLOCK_TYPE, _BLOCK, _POOL = "block type", "block", "work pool"
-_DEPLOYMENT, _AUTOMATION = "deployment", "automation"
+_DEPLOYMENT, _AUTOMATION, _FORM = "deployment", "automation", "form"
 
 
 def deploy(
-    api: PrefectApi, *, file: Path | None = None, pool: str | None = None, dry_run: bool = False
+    api: PrefectApi,
+    *,
+    choices: Choices | None = None,
+    file: Path | None = None,
+    pool: str | None = None,
+    dry_run: bool = False,
 ) -> Iterator[Change]:
     """Each thing of the file with what became of it, as it is done. Raises `InvalidInput` before
-    the first is written when anything in the file is wrong."""
+    the first is written when anything in the file is wrong.
+
+    ``choices`` are what the deployments' forms offer; without, the forms are as the flows' own
+    signatures make them.
+    """
     path = file or deploy_file.SHIPPED
     wanted = deploy_file.read(path)
     if pool is not None:
         wanted = _in_pool(wanted, pool)
-    made = Deployer(api, path, wanted, dry_run=dry_run)
+    made = Deployer(api, path, wanted, choices, dry_run=dry_run)
     made.check()
     yield from made.all()
+    if choices is not None and not dry_run:
+        for name in apply_forms(choices, api):
+            yield Change(kind=_FORM, name=name, action=Action.CHANGED)
 
 
 def _in_pool(wanted: DeployFile, pool: str) -> DeployFile:
@@ -88,10 +102,19 @@ class Ready:
 class Deployer:
     """One file and one server."""
 
-    def __init__(self, api: PrefectApi, path: Path, wanted: DeployFile, *, dry_run: bool) -> None:
+    def __init__(
+        self,
+        api: PrefectApi,
+        path: Path,
+        wanted: DeployFile,
+        choices: Choices | None,
+        *,
+        dry_run: bool,
+    ) -> None:
         self._api = api
         self._path = path
         self._wanted = wanted
+        self._choices = choices
         self._dry_run = dry_run
         self._ready: list[Ready] = []
         self._kept_automations: set[str] = set()
@@ -255,6 +278,9 @@ class Deployer:
         wanted, flow = ready.wanted, ready.flow
         name = f"{flow.name}/{wanted.name}"
         found = self._api.get(f"/deployments/name/{name}")
+        schema = ready.schema
+        if self._choices is not None:
+            schema = form(flow.name, schema, self._choices)
         values: dict[str, Any] = {
             "description": wanted.description or flow.description,
             "entrypoint": wanted.entrypoint,
@@ -262,7 +288,7 @@ class Deployer:
             "tags": sorted(wanted.tags),
             "labels": {OURS: wanted.work_pool.name},
             "parameters": wanted.parameters,
-            "parameter_openapi_schema": ready.schema,
+            "parameter_openapi_schema": schema,
             "enforce_parameter_schema": wanted.enforce_parameter_schema,
             "work_pool_name": wanted.work_pool.name,
             "work_queue_name": wanted.work_pool.work_queue_name,

@@ -124,9 +124,11 @@ def _deploy(
 ) -> Iterator[Change]:
     from deployments.deploying import deploy
     from deployments.prefect_api import PrefectApi
+    from slipway.launches.choices import collect_choices
 
-    server = PrefectControl(settings)
-    return deploy(PrefectApi.from_environ(server.api_url()), file=file, pool=pool, dry_run=dry_run)
+    api = PrefectApi.from_environ(PrefectControl(settings).api_url())
+    choices = collect_choices(_services(settings))
+    return deploy(api, choices=choices, file=file, pool=pool, dry_run=dry_run)
 
 
 WIRING = Wiring(

@@ -101,6 +101,7 @@ class Api:
     """What Prefect's server tells about runs, as a person's browser would ask it."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self._client = httpx.Client(base_url=url, timeout=60)
 
     def __enter__(self) -> Api:
