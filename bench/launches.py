@@ -227,6 +227,9 @@ def _launches(mode: str, count: int) -> dict[str, Any]:
         began, cpu = time.monotonic(), time.process_time()
         operational = asyncio.run(_bring_up(launch_ids, requests, launches, engine=bool(server)))
         wall_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
+        if operational != count:
+            # What fails early is cheap: it must not be taken for what a launch costs.
+            raise SystemExit(f"{mode}: {operational} of {count} launches ended operational")
         if process is not None:
             time.sleep(5)  # the server's recorders write in batches, a little later
         return {

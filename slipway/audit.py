@@ -23,21 +23,23 @@ from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import AuditBroken, NotFound
 from slipway.records import AuditEntry, AuditHead, AuditKind
+from slipway.statements import Statement
 
 _ENTRIES = AuditEntry.__table__  # type: ignore[attr-defined]
 _HEADS = AuditHead.__table__  # type: ignore[attr-defined]
 
-# Built once: putting a statement together costs SQLAlchemy more than running it.
-_HEAD = (
+_HEAD = Statement(
     sa.select(_HEADS.c.seq, _HEADS.c.hash)
     .where(_HEADS.c.subject == sa.bindparam("of"))
     .with_for_update()
 )
-_ADD_ENTRIES = sa.insert(_ENTRIES)
-_FIRST_HEAD = sa.insert(_HEADS).values(
-    subject=sa.bindparam("of"), seq=sa.bindparam("newest"), hash=sa.bindparam("newest_hash")
+_ADD_ENTRY = Statement(sa.insert(_ENTRIES))
+_FIRST_HEAD = Statement(
+    sa.insert(_HEADS).values(
+        subject=sa.bindparam("of"), seq=sa.bindparam("newest"), hash=sa.bindparam("newest_hash")
+    )
 )
-_MOVE_HEAD = (
+_MOVE_HEAD = Statement(
     sa.update(_HEADS)
     .where(_HEADS.c.subject == sa.bindparam("of"))
     .values(seq=sa.bindparam("newest"), hash=sa.bindparam("newest_hash"))
@@ -104,9 +106,9 @@ def append(
         rows.append(row)
     if not rows:
         return
-    connection.execute(_ADD_ENTRIES, rows)
-    head = {"of": subject, "newest": seq, "newest_hash": previous}
-    connection.execute(_FIRST_HEAD if seq == len(rows) else _MOVE_HEAD, head)
+    _ADD_ENTRY.run_many(connection, rows)
+    move = _FIRST_HEAD if seq == len(rows) else _MOVE_HEAD
+    move.run(connection, of=subject, newest=seq, newest_hash=previous)
 
 
 def entry_hash(row: Mapping[str, Any]) -> str:
@@ -331,7 +333,7 @@ class OutputRecorder:
 
 
 def _head(connection: sa.Connection, subject: str) -> tuple[int, str]:
-    found = connection.execute(_HEAD, {"of": subject}).first()
+    found = _HEAD.first(connection, of=subject)
     return (found.seq, found.hash) if found else (0, GENESIS)
 
 

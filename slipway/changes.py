@@ -18,8 +18,10 @@ import sqlalchemy as sa
 from slipway.database import at_end
 from slipway.errors import NotFound
 from slipway.records import Change, ChangeHorizon
+from slipway.statements import Statement
 
 _CHANGES = Change.__table__  # type: ignore[attr-defined]
+_COLUMNS = ("at", "kind", "subject", "actor", "detail")
 _HORIZON = ChangeHorizon.__table__  # type: ignore[attr-defined]
 
 #: PostgreSQL's lock that numbers are drawn under. SQLite has one writer at a time anyway.
@@ -28,9 +30,13 @@ _ORDER_LOCK_ID = 0x51_1D_3B
 #: How many changes one clearing away removes at most: it holds up everybody who writes.
 _CLEAR_AT_ONCE = 5000
 
-# Built once: putting a statement together costs SQLAlchemy more than running it.
 _ORDER_LOCK = sa.text(f"SELECT pg_advisory_xact_lock({_ORDER_LOCK_ID})")
-_ADD = sa.insert(_CHANGES)
+_ADD = Statement(
+    sa.insert(_CHANGES)
+    .values({name: sa.bindparam(f"new_{name}") for name in _COLUMNS})
+    # Nobody asks for the number.
+    .inline()
+)
 _NEWEST = sa.select(
     sa.func.coalesce(
         sa.select(sa.func.max(_CHANGES.c.seq)).scalar_subquery(),
@@ -64,11 +70,11 @@ def note_change(
 ) -> None:
     """Record a change with the running transaction. The detail holds no secrets."""
     row = {
-        "at": at,
-        "kind": kind,
-        "subject": subject,
-        "actor": actor,
-        "detail": dict(detail or {}),
+        "new_at": at,
+        "new_kind": kind,
+        "new_subject": subject,
+        "new_actor": actor,
+        "new_detail": dict(detail or {}),
     }
     at_end(connection, _write, row)
 
@@ -142,4 +148,4 @@ def clear_away(connection: sa.Connection, before: datetime) -> int:
 def _write(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(_ORDER_LOCK)
-    connection.execute(_ADD, rows)
+    _ADD.run_many(connection, rows)

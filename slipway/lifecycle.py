@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -14,8 +15,16 @@ from slipway.audit import Note
 from slipway.changes import note_change
 from slipway.errors import LifecycleError, NotFound
 from slipway.records import AuditKind, Launch, LaunchStatus
+from slipway.statements import Statement
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
+
+
+_FOR_UPDATE = Statement(
+    sa.select(_LAUNCHES.c.status, _LAUNCHES.c.server_name)
+    .where(_LAUNCHES.c.id == sa.bindparam("launch"))
+    .with_for_update()
+)
 
 
 class Event(StrEnum):
@@ -86,11 +95,7 @@ def advance(
     The only writer of ``launch.status``. ``changes`` are other columns that change with it.
     Raises `LifecycleError` for a state and an event that do not go together.
     """
-    row = connection.execute(
-        sa.select(_LAUNCHES.c.status, _LAUNCHES.c.server_name)
-        .where(_LAUNCHES.c.id == launch_id)
-        .with_for_update()
-    ).first()
+    row = _FOR_UPDATE.first(connection, launch=launch_id)
     if row is None:
         raise NotFound(f"launch {launch_id} does not exist")
     before = LaunchStatus(row.status)
@@ -105,7 +110,7 @@ def advance(
     if after is not LaunchStatus.STRANDED:
         values["failed_step"] = None
     values.update(changes or {})
-    connection.execute(sa.update(_LAUNCHES).where(_LAUNCHES.c.id == launch_id).values(**values))
+    update_launch(connection, launch_id, values)
     note = Note(
         kind=AuditKind.STATUS,
         summary=f"{before} → {after}" + (f": {reason}" if reason else ""),
@@ -122,3 +127,18 @@ def advance(
         | ({"reason": reason} if reason else {}),
     )
     return after
+
+
+def update_launch(connection: sa.Connection, launch_id: str, values: Mapping[str, Any]) -> None:
+    """Change columns of a launch, in the caller's transaction; its status is for `advance`."""
+    named = {f"new_{name}": value for name, value in values.items()}
+    _update_of(tuple(values)).run(connection, launch=launch_id, **named)
+
+
+@functools.cache
+def _update_of(columns: tuple[str, ...]) -> Statement:
+    return Statement(
+        sa.update(_LAUNCHES)
+        .where(_LAUNCHES.c.id == sa.bindparam("launch"))
+        .values({name: sa.bindparam(f"new_{name}") for name in columns})
+    )

@@ -23,32 +23,36 @@ from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import Conflict, LeaseLost, LifecycleError
 from slipway.records import AuditKind, Lease, Step, StepStatus
+from slipway.statements import Statement
 
 _STEPS = Step.__table__  # type: ignore[attr-defined]
 _LEASES = Lease.__table__  # type: ignore[attr-defined]
 
-# Built once: putting a statement together costs SQLAlchemy more than running it.
 _THIS_STEP = (_STEPS.c.subject == sa.bindparam("of"), _STEPS.c.key == sa.bindparam("step"))
-_EPOCH = (
+_EPOCH = Statement(
     sa.select(_LEASES.c.epoch)
     .where(_LEASES.c.subject == sa.bindparam("of"))
     .with_for_update(read=True)
 )
-_FIND_STEP = sa.select(_STEPS.c.status, _STEPS.c.attempt, _STEPS.c.result).where(*_THIS_STEP)
-_FIRST_ATTEMPT = sa.insert(_STEPS).values(
-    subject=sa.bindparam("of"),
-    key=sa.bindparam("step"),
-    position=sa.select(sa.func.count() + 1)
-    .where(_STEPS.c.subject == sa.bindparam("of"))
-    .scalar_subquery(),
-    title=sa.bindparam("title"),
-    status=StepStatus.RUNNING.value,
-    attempt=1,
-    started_at=sa.bindparam("at"),
-    result={},
-    error="",
+_FIND_STEP = Statement(
+    sa.select(_STEPS.c.status, _STEPS.c.attempt, _STEPS.c.result).where(*_THIS_STEP)
 )
-_NEXT_ATTEMPT = (
+_FIRST_ATTEMPT = Statement(
+    sa.insert(_STEPS).values(
+        subject=sa.bindparam("of"),
+        key=sa.bindparam("step"),
+        position=sa.select(sa.func.count() + 1)
+        .where(_STEPS.c.subject == sa.bindparam("of"))
+        .scalar_subquery(),
+        title=sa.bindparam("title"),
+        status=StepStatus.RUNNING.value,
+        attempt=1,
+        started_at=sa.bindparam("at"),
+        result={},
+        error="",
+    )
+)
+_NEXT_ATTEMPT = Statement(
     sa.update(_STEPS)
     .where(*_THIS_STEP)
     .values(
@@ -60,9 +64,9 @@ _NEXT_ATTEMPT = (
         error="",
     )
 )
-_SAVE_STEP = sa.update(_STEPS).where(*_THIS_STEP).values(result=sa.bindparam("found"))
+_SAVE_STEP = Statement(sa.update(_STEPS).where(*_THIS_STEP).values(result=sa.bindparam("found")))
 #: Only a step that runs can end: a success whose commit was answered late stays one.
-_END_STEP = (
+_END_STEP = Statement(
     sa.update(_STEPS)
     .where(*_THIS_STEP, _STEPS.c.status == StepStatus.RUNNING.value)
     .values(
@@ -71,6 +75,36 @@ _END_STEP = (
         result=sa.bindparam("found"),
         error=sa.bindparam("sentence"),
     )
+)
+_STEPS_OF = Statement(
+    sa.select(_STEPS).where(_STEPS.c.subject == sa.bindparam("of")).order_by(_STEPS.c.position)
+)
+_LEASE = Statement(
+    sa.select(_LEASES).where(_LEASES.c.subject == sa.bindparam("of")).with_for_update()
+)
+_FIRST_LEASE = Statement(
+    sa.insert(_LEASES).values(
+        subject=sa.bindparam("of"),
+        holder=sa.bindparam("who"),
+        epoch=1,
+        until=sa.bindparam("end"),
+    )
+)
+_NEXT_LEASE = Statement(
+    sa.update(_LEASES)
+    .where(_LEASES.c.subject == sa.bindparam("of"))
+    .values(holder=sa.bindparam("who"), epoch=_LEASES.c.epoch + 1, until=sa.bindparam("end"))
+)
+_RENEW_LEASE = Statement(
+    sa.update(_LEASES)
+    .where(_LEASES.c.subject == sa.bindparam("of"))
+    .values(until=sa.bindparam("end"))
+)
+_RELEASE_LEASE = Statement(
+    sa.update(_LEASES)
+    .where(_LEASES.c.subject == sa.bindparam("of"), _LEASES.c.epoch == sa.bindparam("ours"))
+    # A thread of ours that is late must find the door shut.
+    .values(holder="", epoch=_LEASES.c.epoch + 1, until=sa.bindparam("end"))
 )
 
 #: Something to do in the same transaction as a step's begin or end.
@@ -102,7 +136,7 @@ class Driver:
     def transaction(self) -> Iterator[sa.Connection]:
         """A transaction that only a driver in office gets. Raises `LeaseLost`."""
         with self._database.transaction() as connection:
-            if connection.execute(_EPOCH, {"of": self.subject}).scalar() != self._epoch:
+            if _EPOCH.scalar(connection, of=self.subject) != self._epoch:
                 raise LeaseLost(f"{self.subject}: another process has taken over")
             yield connection
 
@@ -110,14 +144,14 @@ class Driver:
         """Start a step, or find that it succeeded before. ``also`` runs only when it starts."""
         with self.transaction() as connection:
             this = {"of": self.subject, "step": key}
-            found = connection.execute(_FIND_STEP, this).first()
+            found = _FIND_STEP.first(connection, **this)
             if found is not None and found.status == StepStatus.SUCCEEDED:
                 return StepRun(self, key, title, found.attempt, 0.0, found.result, finished=True)
             now = self.clock.now()
             if found is None:
-                connection.execute(_FIRST_ATTEMPT, {**this, "title": title, "at": now})
+                _FIRST_ATTEMPT.run(connection, **this, title=title, at=now)
             else:
-                connection.execute(_NEXT_ATTEMPT, {**this, "new_title": title, "at": now})
+                _NEXT_ATTEMPT.run(connection, **this, new_title=title, at=now)
             attempt = found.attempt + 1 if found else 1
             if also is not None:
                 also(connection)
@@ -158,19 +192,12 @@ class Driver:
         """Keep the lease for another period. Raises `LeaseLost`."""
         with self.transaction() as connection:
             until = self.clock.now() + timedelta(seconds=self._lease_s)
-            connection.execute(
-                sa.update(_LEASES).where(_LEASES.c.subject == self.subject).values(until=until)
-            )
+            _RENEW_LEASE.run(connection, of=self.subject, end=until)
 
     def release(self) -> None:
         """Give the lease back; harmless when it was lost."""
         with self._database.transaction() as connection:
-            connection.execute(
-                sa.update(_LEASES)
-                .where(_LEASES.c.subject == self.subject, _LEASES.c.epoch == self._epoch)
-                # A thread of ours that is late must find the door shut.
-                .values(holder="", epoch=self._epoch + 1, until=self.clock.now())
-            )
+            _RELEASE_LEASE.run(connection, of=self.subject, ours=self._epoch, end=self.clock.now())
 
 
 @dataclass
@@ -199,7 +226,7 @@ class StepRun:
         """Commit what is known so far, for whoever tries again, with ``notes`` and ``also``."""
         self.result = {**self.result, **self.driver.masker.value(result)}
         with self.driver.transaction() as connection:
-            connection.execute(_SAVE_STEP, {**self._this, "found": self.result})
+            _SAVE_STEP.run(connection, **self._this, found=self.result)
             # The launch's row before the audit's head, as everywhere: or two could wait for each
             # other.
             if also is not None:
@@ -264,13 +291,15 @@ class StepRun:
         return {"of": self.driver.subject, "step": self.key}
 
     def _end(self, connection: sa.Connection, outcome: StepStatus, sentence: str = "") -> bool:
-        values = {
-            "outcome": outcome.value,
-            "at": self.driver.clock.now(),
-            "found": self.result,
-            "sentence": sentence,
-        }
-        return connection.execute(_END_STEP, {**self._this, **values}).rowcount == 1
+        ended = _END_STEP.run(
+            connection,
+            **self._this,
+            outcome=outcome.value,
+            at=self.driver.clock.now(),
+            found=self.result,
+            sentence=sentence,
+        )
+        return ended == 1
 
 
 def acquire(
@@ -293,23 +322,15 @@ def _take_lease(
     """The epoch under which we hold it. Raises `Conflict`."""
     now = clock.now()
     with database.transaction() as connection:
-        found = connection.execute(
-            sa.select(_LEASES).where(_LEASES.c.subject == subject).with_for_update()
-        ).first()
+        found = _LEASE.first(connection, of=subject)
         if found is not None and found.holder and found.until > now and not _is_dead(found.holder):
             raise Conflict(
                 f"{subject} is being driven by process {_pid(found.holder)} on "
                 f"{_host(found.holder)} (lease until {found.until:%H:%M:%S} UTC)"
             )
-        epoch = found.epoch + 1 if found else 1
-        values = {"holder": holder, "epoch": epoch, "until": now + timedelta(seconds=lease_s)}
-        if found is None:
-            connection.execute(sa.insert(_LEASES).values(subject=subject, **values))
-        else:
-            connection.execute(
-                sa.update(_LEASES).where(_LEASES.c.subject == subject).values(**values)
-            )
-    return epoch
+        take = _NEXT_LEASE if found else _FIRST_LEASE
+        take.run(connection, of=subject, who=holder, end=now + timedelta(seconds=lease_s))
+    return found.epoch + 1 if found else 1
 
 
 def is_driven(database: Database, clock: Clock, subject: str) -> bool:
@@ -325,9 +346,8 @@ def is_driven(database: Database, clock: Clock, subject: str) -> bool:
 
 def steps_of(database: Database, subject: str) -> list[Step]:
     """The steps of a subject in the order they were first started."""
-    query = sa.select(_STEPS).where(_STEPS.c.subject == subject).order_by(_STEPS.c.position)
     with database.reading() as connection:
-        return [Step(**row) for row in connection.execute(query).mappings()]
+        return [Step(**row._asdict()) for row in _STEPS_OF.all(connection, of=subject)]
 
 
 def _this_holder() -> str:

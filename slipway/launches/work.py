@@ -15,15 +15,15 @@ from slipway.errors import NotFound
 from slipway.launches.services import Services
 from slipway.lifecycle import ENTER, PHASES, Event, subject_of
 from slipway.records import AuditKind, Launch, LaunchStatus, Step, StepStatus
+from slipway.statements import Statement
 from slipway.steps import Driver, StepRun, acquire, steps_of
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 _STEPS = Step.__table__  # type: ignore[attr-defined]
 
 
-# Built once: putting a statement together costs SQLAlchemy more than running it.
-_FIND = sa.select(_LAUNCHES).where(_LAUNCHES.c.id == sa.bindparam("launch"))
-_STATUS = sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == sa.bindparam("launch"))
+_FIND = Statement(sa.select(_LAUNCHES).where(_LAUNCHES.c.id == sa.bindparam("launch")))
+_STATUS = Statement(sa.select(_LAUNCHES.c.status).where(_LAUNCHES.c.id == sa.bindparam("launch")))
 
 
 #: What lists and answers show: whoever follows changes hears of a new value. The other columns
@@ -99,9 +99,7 @@ class Work:
     def update(self, connection: sa.Connection, **values: Any) -> None:
         """Change columns of the launch other than its status, in a driver's transaction."""
         changed = {"updated_at": self.driver.clock.now(), **values}
-        connection.execute(
-            sa.update(_LAUNCHES).where(_LAUNCHES.c.id == self.launch_id).values(**changed)
-        )
+        lifecycle.update_launch(connection, self.launch_id, changed)
         self._remember(changed)
         if shown := values.keys() & SHOWN:
             note_change(
@@ -163,7 +161,7 @@ class Work:
             self.advance(connection, ENTER[behind])
 
     def _status(self, connection: sa.Connection) -> LaunchStatus:
-        return LaunchStatus(connection.execute(_STATUS, {"launch": self.launch_id}).scalar_one())
+        return LaunchStatus(_STATUS.scalar(connection, launch=self.launch_id))
 
     def _let_scripts_run_again(self, connection: sa.Connection) -> None:
         failed = connection.execute(
@@ -197,7 +195,7 @@ def take_up(
 ) -> Work:
     """Take the lease of a launch. Raises `NotFound`, and `Conflict` when another is at work."""
     with services.database.reading() as connection:
-        if connection.execute(_STATUS, {"launch": launch_id}).first() is None:
+        if _STATUS.first(connection, launch=launch_id) is None:
             raise NotFound(f"there is no launch {launch_id}")
     driver = acquire(
         services.database,
@@ -226,10 +224,10 @@ def take_up(
 def get_launch(services: Services, launch_id: str) -> Launch:
     """One launch by id. Raises `NotFound`."""
     with services.database.reading() as connection:
-        found = connection.execute(_FIND, {"launch": launch_id}).mappings().first()
+        found = _FIND.first(connection, launch=launch_id)
     if found is None:
         raise NotFound(f"there is no launch {launch_id}")
-    return Launch(**found)
+    return Launch(**found._asdict())
 
 
 def step_key(text: str) -> str:

@@ -257,7 +257,7 @@ def test_the_keeper_talks_only_when_something_changed(slipway: CommandLine) -> N
     assert offered(prefect, "environment") == ["staging"]
     services.vault.put("t", SecretStr("x"))
     services.templates.commit("web", "first", "jo")
-    services.templates.tag("web", "web", "prod")
+    services.templates.tag("web", "web", "prod", actor="test")
     keeper.refresh()
     assert offered(prefect, "template") == ["web", "web@prod", "web@r1"]
     inputs = fields(prefect.deployments["launch-server/web"]["parameter_openapi_schema"], "Inputs")
