@@ -103,7 +103,7 @@ def test_every_dependency_is_locked() -> None:
 #: Import name → project name, where they differ and the import is ours.
 _PROJECTS = {"yaml": "pyyaml", "_pytest": "pytest", "pydantic_core": "pydantic"}
 #: Imported only where an optional dependency is installed.
-_OPTIONAL = {"psycopg"}
+_OPTIONAL = {"boto3", "botocore", "psycopg"}
 
 
 def test_every_import_is_declared() -> None:

@@ -13,6 +13,8 @@ import pytest
 from slipway.clouds.local import LocalCloud
 from slipway.errors import CloudUnavailable
 from slipway.settings import Settings
+from slipway.testing.weather import Weather
+from tests.clouds.ec2 import TYPES, Moto, running_moto
 from tests.clouds.shell import LocalCase, local_case
 
 
@@ -74,3 +76,17 @@ def new_local_cloud(tmp_path: Path) -> Iterator[Callable[[], LocalCloud]]:
     yield make
     for cloud in made:
         _end(cloud)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """One moto for all tests of this worker."""
+    with running_moto() as found:
+        yield found
+
+
+@pytest.fixture
+def weather(moto: Moto) -> Iterator[Weather]:
+    """Weather of this test's own in front of it."""
+    with Weather(upstream=moto.url, instance_types=TYPES) as found:
+        yield found

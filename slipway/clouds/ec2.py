@@ -1,0 +1,513 @@
+"""`Ec2Cloud`: Amazon EC2, and clouds that speak its API, through boto3."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+import botocore.exceptions as boto_errors
+from botocore.config import Config
+from pydantic import SecretStr
+
+from slipway.clock import Clock, SystemClock
+from slipway.clouds.base import (
+    TAG_INSTALLATION,
+    TAG_SERVER,
+    Capabilities,
+    Cloud,
+    Image,
+    ImageState,
+    Instance,
+    InstanceSpec,
+    InstanceState,
+)
+from slipway.errors import (
+    CapacityUnavailable,
+    CloudRefused,
+    CloudThrottled,
+    CloudUnavailable,
+    Conflict,
+    InstanceNotFound,
+    NotFound,
+    SlipwayError,
+)
+
+#: What EC2 answers, by its error code. A code that is not here is a refusal, unless the answer's
+#: HTTP status says that EC2 itself failed.
+CODES: Mapping[str, type[SlipwayError]] = {
+    "EC2ThrottledException": CloudThrottled,
+    "RequestLimitExceeded": CloudThrottled,
+    "RequestThrottled": CloudThrottled,
+    "SlowDown": CloudThrottled,
+    "Throttling": CloudThrottled,
+    "ThrottlingException": CloudThrottled,
+    "TooManyRequestsException": CloudThrottled,
+    "InternalError": CloudUnavailable,
+    "InternalFailure": CloudUnavailable,
+    "InternalServerError": CloudUnavailable,
+    "PriorRequestNotComplete": CloudUnavailable,
+    "RequestTimeout": CloudUnavailable,
+    "ServiceUnavailable": CloudUnavailable,
+    "Unavailable": CloudUnavailable,
+    "InsufficientAddressCapacity": CapacityUnavailable,
+    "InsufficientCapacity": CapacityUnavailable,
+    "InsufficientFreeAddressesInSubnet": CapacityUnavailable,
+    "InsufficientHostCapacity": CapacityUnavailable,
+    "InsufficientInstanceCapacity": CapacityUnavailable,
+    "InstanceLimitExceeded": CapacityUnavailable,
+    "MaxSpotInstanceCountExceeded": CapacityUnavailable,
+    "VcpuLimitExceeded": CapacityUnavailable,
+    "InvalidInstanceID.Malformed": InstanceNotFound,
+    "InvalidInstanceID.NotFound": InstanceNotFound,
+    "InvalidAMIName.Duplicate": Conflict,
+    "InvalidKeyPair.Duplicate": Conflict,
+    "ParameterNotFound": NotFound,
+}
+
+#: What botocore raises when there was no answer to read; the first that fits counts. Everything
+#: else of botocore's is about our request or our credentials, and will be no different next time.
+EXCEPTIONS: Sequence[tuple[type[Exception], type[SlipwayError]]] = (
+    (boto_errors.HTTPClientError, CloudUnavailable),
+    (boto_errors.ConnectionError, CloudUnavailable),
+    (boto_errors.IncompleteReadError, CloudUnavailable),
+    (boto_errors.MetadataRetrievalError, CloudUnavailable),
+    (boto_errors.CredentialRetrievalError, CloudUnavailable),
+    (boto_errors.BotoCoreError, CloudRefused),
+)
+
+_STATES = {
+    "pending": InstanceState.PENDING,
+    "running": InstanceState.RUNNING,
+    "stopping": InstanceState.STOPPING,
+    # On its way to its end, and nothing brings it back.
+    "shutting-down": InstanceState.TERMINATED,
+    "stopped": InstanceState.STOPPED,
+    "terminated": InstanceState.TERMINATED,
+}
+
+_IMAGE_STATES = {
+    "pending": ImageState.PENDING,
+    "available": ImageState.AVAILABLE,
+}
+
+_CONNECT_TIMEOUT_S = 10
+#: RunInstances takes seconds on a bad day; whoever gives up early asks again with the same token.
+_READ_TIMEOUT_S = 60
+_CONNECTIONS = 50
+_PAGE = 1000
+
+
+def translate(error: Exception, what: str) -> SlipwayError:
+    """The error of ours that stands for one of botocore's."""
+    if isinstance(error, boto_errors.ClientError):
+        told = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code = str(told.get("Code", ""))
+        kind = CODES.get(code, CloudUnavailable if status >= 500 else CloudRefused)
+        return kind(f"{what}: {code}: {told.get('Message', '')}")
+    kind = next((ours for theirs, ours in EXCEPTIONS if isinstance(error, theirs)), CloudRefused)
+    return kind(f"{what}: {error}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ec2Region:
+    """Where in a region instances are put; what is left out is the account's default."""
+
+    subnet: str | None = None
+    security_groups: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ec2Credentials:
+    """Keys, for those who cannot leave them to boto3's own search."""
+
+    access_key_id: str
+    secret_access_key: SecretStr
+    session_token: SecretStr | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ec2Options:
+    """What an account is like, and what a cloud that speaks EC2's API lacks."""
+
+    regions: Mapping[str, Ec2Region]
+    endpoint_url: str | None = None
+    #: A profile of the AWS configuration files, which may assume a role.
+    profile: str | None = None
+    instance_profile: str | None = None
+    spot: bool = False
+    capabilities: Capabilities = field(default_factory=Capabilities)
+    #: Require session tokens for instance metadata (IMDSv2).
+    metadata_tokens: bool = True
+    encrypted_disks: bool = True
+    #: botocore's tries per call. Ours come on top of them.
+    attempts: int = 3
+    #: The tag that tells the SSH port, where port 22 of an address is not the server's.
+    ssh_port_tag: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RootDisk:
+    """How an image names its first disk; its size, where the image tells."""
+
+    device: str
+    size_gib: int | None
+
+
+class Ec2Cloud:
+    """Instances of Amazon EC2 or of a cloud with its API.
+
+    Nothing is asked of the cloud before the first call; clients are made once per region and used
+    by all threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Ec2Options,
+        *,
+        credentials: Callable[[], Ec2Credentials] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._name = name
+        self._options = options
+        self._credentials = credentials
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._session: boto3.session.Session | None = None
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._types: dict[str, Sequence[str]] = {}
+        self._root_disks: dict[tuple[str, str], _RootDisk] = {}
+        self._keys: set[tuple[str, str]] = set()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._options.capabilities
+
+    def regions(self) -> Sequence[str]:
+        return tuple(self._options.regions)
+
+    def instance_types(self, region: str) -> Sequence[str]:
+        if region not in self._types:
+            pages = self._pages(region, "describe_instance_type_offerings", LocationType="region")
+            found = [one["InstanceType"] for page in pages for one in page["InstanceTypeOfferings"]]
+            self._types[region] = tuple(sorted(found))
+        return self._types[region]
+
+    # -- instances -------------------------------------------------------------------------------
+
+    def create_instance(self, spec: InstanceSpec, *, token: str) -> Instance:
+        request = self._run_request(spec, token)
+        answer = self._call(spec.region, "run_instances", **request)
+        return self._instance(spec.region, answer["Instances"][0])
+
+    def list_instances(self, region: str, *, tags: Mapping[str, str]) -> Sequence[Instance]:
+        # Never by id: ids exclude paging, and one that is unknown fails the whole call.
+        pages = self._pages(region, "describe_instances", Filters=_tag_filters(tags))
+        return [
+            self._instance(region, found)
+            for page in pages
+            for reservation in page["Reservations"]
+            for found in reservation["Instances"]
+        ]
+
+    def reboot(self, region: str, instance_id: str) -> None:
+        self._call(region, "reboot_instances", InstanceIds=[instance_id])
+
+    def stop(self, region: str, instance_id: str) -> None:
+        self._call(region, "stop_instances", InstanceIds=[instance_id])
+
+    def start(self, region: str, instance_id: str) -> None:
+        self._call(region, "start_instances", InstanceIds=[instance_id])
+
+    def terminate(self, region: str, instance_id: str) -> None:
+        try:
+            self._call(region, "terminate_instances", InstanceIds=[instance_id])
+        except InstanceNotFound:
+            return
+
+    def console_output(self, region: str, instance_id: str) -> str:
+        try:
+            answer = self._call(region, "get_console_output", InstanceId=instance_id, Latest=True)
+        except CloudRefused as error:
+            # Only Nitro instances show the console as it is now; others what they saved at boot.
+            if "UnsupportedOperation" not in str(error):
+                raise
+            answer = self._call(region, "get_console_output", InstanceId=instance_id)
+        return str(answer.get("Output") or "")
+
+    # -- images ----------------------------------------------------------------------------------
+
+    def resolve_image(self, region: str, selector: str) -> Image:
+        wanted = selector
+        if selector.startswith("ssm:"):
+            path = selector.removeprefix("ssm:")
+            answer = self._call(region, "get_parameter", service="ssm", Name=path)
+            wanted = answer["Parameter"]["Value"]
+        owner, slash, pattern = wanted.partition("/")
+        if wanted.startswith("ami-") or (wanted.startswith("emi-") and not slash):
+            found = self._describe_images(region, {"image-id": wanted})
+        elif slash:
+            found = self._describe_images(
+                region, {"name": pattern, "state": "available"}, owner=owner
+            )
+        else:
+            found = self._describe_images(region, {"name": wanted}, owner="self")
+        if found:
+            newest = max(found, key=lambda each: str(each.get("CreationDate", "")))
+            return _image(region, newest)
+        raise NotFound(
+            f"cloud {self._name} has no image {selector} in {region}{self._nearest(region, wanted)}"
+        )
+
+    def list_images(self, region: str, *, tags: Mapping[str, str]) -> Sequence[Image]:
+        found = self._describe_images(region, {f"tag:{k}": v for k, v in tags.items()}, "self")
+        return [_image(region, each) for each in found]
+
+    def create_image(
+        self, region: str, instance_id: str, *, name: str, tags: Mapping[str, str]
+    ) -> Image:
+        answer = self._call(
+            region,
+            "create_image",
+            InstanceId=instance_id,
+            Name=name,
+            TagSpecifications=_tags_for(tags, "image", "snapshot"),
+        )
+        return Image(
+            id=answer["ImageId"],
+            name=name,
+            state=ImageState.PENDING,
+            region=region,
+            created_at=self._clock.now(),
+            tags=dict(tags),
+        )
+
+    def delete_image(self, region: str, image_id: str) -> None:
+        for found in self._describe_images(region, {"image-id": image_id}):
+            self._call(region, "deregister_image", ImageId=image_id)
+            for device in found.get("BlockDeviceMappings", ()):
+                if snapshot := device.get("Ebs", {}).get("SnapshotId"):
+                    self._delete_snapshot(region, snapshot)
+
+    # -- one call --------------------------------------------------------------------------------
+
+    def _run_request(self, spec: InstanceSpec, token: str) -> dict[str, Any]:
+        """The same for the same spec, always: a token is for one set of parameters."""
+        options = self._options
+        place = self._place(spec.region)
+        disk: dict[str, Any] = {"DeleteOnTermination": True, "VolumeType": "gp3"}
+        if options.encrypted_disks:
+            disk["Encrypted"] = True
+        root = self._root_disk(spec.region, spec.image_id)
+        size_gib = root.size_gib if spec.root_disk_gib is None else spec.root_disk_gib
+        if size_gib is not None:
+            disk["VolumeSize"] = size_gib
+        tags = dict(spec.tags)
+        if TAG_SERVER in tags:
+            # What the console of AWS shows.
+            tags.setdefault("Name", tags[TAG_SERVER])
+        request: dict[str, Any] = {
+            "ImageId": spec.image_id,
+            "InstanceType": spec.instance_type,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "KeyName": self._key_pair(spec),
+            "BlockDeviceMappings": [{"DeviceName": root.device, "Ebs": disk}],
+            "TagSpecifications": _tags_for(tags, "instance", "volume"),
+        }
+        if options.capabilities.client_tokens:
+            request["ClientToken"] = token
+        if options.metadata_tokens:
+            request["MetadataOptions"] = {"HttpTokens": "required", "HttpEndpoint": "enabled"}
+        if spec.user_data:
+            request["UserData"] = spec.user_data
+        if place.subnet is not None:
+            request["SubnetId"] = place.subnet
+        if place.security_groups:
+            request["SecurityGroupIds"] = list(place.security_groups)
+        if options.instance_profile is not None:
+            request["IamInstanceProfile"] = {"Name": options.instance_profile}
+        if options.spot:
+            request["InstanceMarketOptions"] = {
+                "MarketType": "spot",
+                "SpotOptions": {"SpotInstanceType": "one-time"},
+            }
+        return request
+
+    def _key_pair(self, spec: InstanceSpec) -> str:
+        """The key pair of this public key, imported once. Its name tells the key, so that whoever
+        comes second finds the right one."""
+        name = f"slipway-{hashlib.sha256(spec.ssh_public_key.encode()).hexdigest()[:24]}"
+        if (spec.region, name) not in self._keys:
+            request: dict[str, Any] = {
+                "KeyName": name,
+                "PublicKeyMaterial": spec.ssh_public_key.encode(),
+            }
+            if ours := {k: v for k, v in spec.tags.items() if k == TAG_INSTALLATION}:
+                request["TagSpecifications"] = _tags_for(ours, "key-pair")
+            # A conflict: an earlier process of ours has imported it.
+            with suppress(Conflict):
+                self._call(spec.region, "import_key_pair", **request)
+            self._keys.add((spec.region, name))
+        return name
+
+    def _root_disk(self, region: str, image_id: str) -> _RootDisk:
+        known = self._root_disks.get((region, image_id))
+        if known is None:
+            found = self._describe_images(region, {"image-id": image_id})
+            if not found:
+                raise CloudRefused(f"cloud {self._name} has no image {image_id} in {region}")
+            known = _root_disk(found[0])
+            self._root_disks[region, image_id] = known
+        return known
+
+    def _describe_images(
+        self, region: str, filters: Mapping[str, str], owner: str | None = None
+    ) -> list[dict[str, Any]]:
+        pages = self._pages(
+            region,
+            "describe_images",
+            Filters=[{"Name": name, "Values": [value]} for name, value in filters.items()],
+            **({"Owners": [owner]} if owner else {}),
+        )
+        return [image for page in pages for image in page["Images"]]
+
+    def _nearest(self, region: str, wanted: str) -> str:
+        known = [str(each.get("Name", "")) for each in self._describe_images(region, {}, "self")]
+        near = difflib.get_close_matches(wanted, known, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    def _delete_snapshot(self, region: str, snapshot_id: str) -> None:
+        try:
+            self._call(region, "delete_snapshot", SnapshotId=snapshot_id)
+        except CloudRefused as error:
+            if "InvalidSnapshot.NotFound" not in str(error):
+                raise
+
+    def _instance(self, region: str, found: Mapping[str, Any]) -> Instance:
+        tags = {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())}
+        port = tags.pop(self._options.ssh_port_tag, "22") if self._options.ssh_port_tag else "22"
+        if tags.get("Name") is not None and tags.get("Name") == tags.get(TAG_SERVER):
+            del tags["Name"]
+        reason = found.get("StateReason", {}).get("Message") or ""
+        return Instance(
+            id=found["InstanceId"],
+            state=_STATES[found["State"]["Name"]],
+            region=region,
+            image_id=found["ImageId"],
+            instance_type=found["InstanceType"],
+            token=found.get("ClientToken") or None,
+            tags=tags,
+            # Moves when the instance is stopped and started; EC2 has nothing better.
+            created_at=found["LaunchTime"],
+            private_ip=found.get("PrivateIpAddress") or None,
+            public_ip=found.get("PublicIpAddress") or None,
+            ssh_port=int(port),
+            state_reason=reason or found.get("StateTransitionReason") or "",
+        )
+
+    def _place(self, region: str) -> Ec2Region:
+        try:
+            return self._options.regions[region]
+        except KeyError:
+            known = ", ".join(self._options.regions)
+            raise CloudRefused(
+                f"no region {region!r} is configured for cloud {self._name}; it has {known}"
+            ) from None
+
+    def _pages(self, region: str, call: str, **request: Any) -> list[dict[str, Any]]:
+        with _translating(f"{self._name} {call} in {region}"):
+            pages = self._client(region, "ec2").get_paginator(call)
+            return list(pages.paginate(**request, PaginationConfig={"PageSize": _PAGE}))
+
+    def _call(self, region: str, call: str, *, service: str = "ec2", **request: Any) -> Any:
+        with _translating(f"{self._name} {call} in {region}"):
+            return getattr(self._client(region, service), call)(**request)
+
+    def _client(self, region: str, service: str) -> Any:
+        self._place(region)
+        with self._lock:
+            if (region, service) not in self._clients:
+                if self._session is None:
+                    self._session = self._new_session()
+                self._clients[region, service] = self._session.client(
+                    service,
+                    region_name=region,
+                    endpoint_url=self._options.endpoint_url,
+                    config=Config(
+                        connect_timeout=_CONNECT_TIMEOUT_S,
+                        read_timeout=_READ_TIMEOUT_S,
+                        max_pool_connections=_CONNECTIONS,
+                        # Not `adaptive`: it keeps its state per client, so processes share none.
+                        retries={
+                            "mode": "standard",
+                            "total_max_attempts": self._options.attempts,
+                        },
+                    ),
+                )
+            return self._clients[region, service]
+
+    def _new_session(self) -> boto3.session.Session:
+        if self._credentials is None:
+            return boto3.session.Session(profile_name=self._options.profile)
+        keys = self._credentials()
+        token = keys.session_token
+        return boto3.session.Session(
+            aws_access_key_id=keys.access_key_id,
+            aws_secret_access_key=keys.secret_access_key.get_secret_value(),
+            aws_session_token=token.get_secret_value() if token else None,
+        )
+
+
+@contextmanager
+def _translating(what: str) -> Generator[None, None, None]:
+    try:
+        yield
+    except (boto_errors.BotoCoreError, boto_errors.ClientError) as error:
+        raise translate(error, what) from error
+
+
+def _tag_filters(tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"Name": f"tag:{name}", "Values": [value]} for name, value in tags.items()]
+
+
+def _tags_for(tags: Mapping[str, str], *kinds: str) -> list[dict[str, Any]]:
+    written = [{"Key": name, "Value": value} for name, value in tags.items()]
+    return [{"ResourceType": kind, "Tags": written} for kind in kinds]
+
+
+def _root_disk(image: Mapping[str, Any]) -> _RootDisk:
+    device = str(image.get("RootDeviceName") or "/dev/sda1")
+    for mapping in image.get("BlockDeviceMappings", ()):
+        size_gib = mapping.get("Ebs", {}).get("VolumeSize")
+        if mapping.get("DeviceName") == device and size_gib:
+            return _RootDisk(device=device, size_gib=size_gib)
+    return _RootDisk(device=device, size_gib=None)
+
+
+def _image(region: str, found: Mapping[str, Any]) -> Image:
+    created = str(found.get("CreationDate") or "1970-01-01T00:00:00.000Z")
+    return Image(
+        id=found["ImageId"],
+        name=str(found.get("Name") or ""),
+        state=_IMAGE_STATES.get(str(found.get("State")), ImageState.FAILED),
+        region=region,
+        created_at=datetime.fromisoformat(created).astimezone(UTC),
+        tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", ())},
+        description=str(found.get("Description") or ""),
+    )
+
+
+_: type[Cloud] = Ec2Cloud
