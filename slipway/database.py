@@ -7,8 +7,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +34,11 @@ def at_end(
     connection.info[_AT_END].setdefault(act, []).append(value)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a unit of work: its answer, or its error."""
-
-    value: Any = None
-    error: BaseException | None = None
-
-
 class Database:
     """Where the records are.
 
     `transaction` is for writing: it takes SQLite's write lock at the start, so two writers queue
-    instead of failing half-way. `reading` never blocks a writer. `together` makes one commit do
-    for many transactions.
+    instead of failing half-way. `reading` never blocks a writer.
     """
 
     def __init__(self, url: str) -> None:
@@ -81,16 +71,10 @@ class Database:
         self._write_lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else contextlib.nullcontext()
         )
-        self._this_thread = _ThisThread()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """One durable, all-or-nothing change. Inside `together` it is durable a little later."""
-        group = self._this_thread.group
-        if group is not None:
-            with _savepoint(group), _closing_acts(group):
-                yield group
-            return
+        """One durable, all-or-nothing change."""
         with self._write_lock, self._engine.begin() as connection:
             # Begun here and not by an event: with one listener on the engine, SQLAlchemy goes the
             # long way round for every statement.
@@ -99,43 +83,9 @@ class Database:
             with _closing_acts(connection):
                 yield connection
 
-    def together(self, units: Sequence[Callable[[], Any]]) -> list[Outcome]:
-        """Run units of work one after the other, in this thread, and commit once for all of them.
-
-        Each transaction that a unit opens is still all-or-nothing by itself, and a unit that
-        raises takes no other with it; but none is durable before this returns. A unit must not
-        wait for another thread: that may be waiting to write. If the commit fails, every unit has
-        failed. On PostgreSQL each transaction is committed by itself: there, committing is
-        cheap for us, and one that holds the rows of many subjects could deadlock with another.
-        """
-        if not self.is_sqlite or len(units) < 2:
-            return [_outcome(unit) for unit in units]
-        outcomes: list[Outcome] = []
-        try:
-            with self.transaction() as connection:
-                self._this_thread.group = connection
-                try:
-                    for unit in units:
-                        outcomes.append(_outcome(unit))
-                        if not _in_transaction(connection):
-                            # A full disk, for example. What was not committed is gone; the units
-                            # to come must not be committed one by one.
-                            raise SlipwayError("SQLite has given up the transaction")
-                finally:
-                    self._this_thread.group = None
-        except Exception as error:  # noqa: BLE001  (it is the answer to every unit)
-            if not outcomes:
-                return [Outcome(error=error)] * len(units)
-            failed = [Outcome(error=each.error or error) for each in outcomes]
-            return failed + self.together(units[len(failed) :])
-        return outcomes
-
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """One consistent look."""
-        if self._this_thread.group is not None:
-            yield self._this_thread.group
-            return
         with self._reading.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
@@ -224,57 +174,15 @@ class Database:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:id)"), lock_id)
 
 
-class _ThisThread(threading.local):
-    """The transaction that this thread shares among units of work."""
-
-    group: sa.Connection | None = None
-
-
-def _outcome(unit: Callable[[], Any]) -> Outcome:
-    try:
-        return Outcome(value=unit())
-    except BaseException as error:  # noqa: BLE001  (handed to whoever waits for the unit)
-        return Outcome(error=error)
-
-
 @contextlib.contextmanager
 def _closing_acts(connection: sa.Connection) -> Iterator[None]:
     """What `at_end` was told inside the block is done at its end."""
-    outer = connection.info.get(_AT_END)
+    # A new list: one that failed has left its own behind.
     acts: dict[Callable[[sa.Connection, list[Any]], None], list[Any]] = {}
     connection.info[_AT_END] = acts
-    try:
-        yield
-        for act, values in acts.items():
-            act(connection, values)
-    finally:
-        connection.info[_AT_END] = outer
-
-
-@contextlib.contextmanager
-def _savepoint(connection: sa.Connection) -> Iterator[None]:
-    """An all-or-nothing part of SQLite's running transaction. Not `begin_nested`, which takes forty
-    times as long."""
-    run = _driver(connection).execute
-    if not _in_transaction(connection):
-        raise SlipwayError("SQLite has given up the transaction")
-    run("SAVEPOINT unit")
-    try:
-        yield
-    except BaseException:
-        if _in_transaction(connection):
-            run("ROLLBACK TO unit")
-            run("RELEASE unit")
-        raise
-    run("RELEASE unit")
-
-
-def _in_transaction(connection: sa.Connection) -> bool:
-    return bool(_driver(connection).in_transaction)
-
-
-def _driver(connection: sa.Connection) -> Any:
-    return connection.connection.dbapi_connection
+    yield
+    for act, values in acts.items():
+        act(connection, values)
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
