@@ -652,7 +652,7 @@ class Running:
         now = self._clock.monotonic()
         pause_s = self._pause_s(now)
         if not wanted:
-            self._clock.sleep(pause_s)
+            self._wait(pause_s)
             return
         for pipe, event, name in wanted:
             self._selector.register(pipe, event, name)
@@ -667,14 +667,21 @@ class Running:
             else:
                 self._read(key.data, now)
 
+    def _wait(self, pause_s: float) -> None:
+        """There is nothing to carry: for the process to end, or for the next try."""
+        if self._result is None and not any(self._open.values()):
+            # Its streams are closed and it is still there. The pause is the process's own, not the
+            # clock's: it is over when the process is.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(pause_s)
+        else:
+            self._clock.sleep(pause_s)
+
     def _pause_s(self, now: float) -> float:
         """Until the next thing that does not come through a pipe."""
         until = self._due_at(now)
         if self._result is None:
             until = min(until, self._ends_at)
-            if not any(self._open.values()):
-                # Both streams are closed and the process is still there.
-                until = min(until, now + 0.05)
         return max(0.0, until - now)
 
     def _write(self) -> None:

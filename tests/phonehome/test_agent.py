@@ -182,6 +182,15 @@ def test_a_command_has_its_time(real_room: Room, line: Line) -> None:
     assert real_room.output(seq) == (b"begun\n", {"timed_out": True})
 
 
+def test_a_command_that_has_closed_its_streams_has_not_ended(room: Room, line: Line) -> None:
+    """It is waited for by itself: no clock is turned on meanwhile, and its exit code counts."""
+    agent = room.agent(line)
+    agent.introduce()
+    seq = room.put("echo begun; exec >&- 2>&-; sleep 0.2; exit 3")
+    agent.step()
+    assert room.output(seq) == (b"begun\n", {"exit_code": 3})
+
+
 def test_a_command_that_nobody_waits_for_is_ended(real_room: Room, line: Line) -> None:
     """Its instruction was removed: the agent is told at its next word, and lets go."""
     agent = real_room.agent(line)
