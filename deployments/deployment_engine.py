@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from deployments.prefect_api import PrefectApi
+from slipway.clock import Clock, SystemClock
 from slipway.errors import EngineUnavailable
 from slipway.launches.engine import Engine, FlowName, FlowStarter, Submission
 
 #: Exit codes as `deployments.runner` has them.
 _CAME_UP, _FAILED = 0, 1
 
-_FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+#: How often a run is asked for.
+ASK_EVERY_S = 1.0
+
+#: A run that stays crashed for this long is taken up by nobody.
+RESCUED_WITHIN_S = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlowRun:
-    """A flow run on Prefect's server: a `Submission` that asks how it is."""
+    """A flow run on Prefect's server: a `Submission` that asks how it is, at most once a second
+    however often it is asked itself."""
 
-    api: PrefectApi
-    id: str
+    def __init__(self, api: PrefectApi, run_id: str, clock: Clock) -> None:
+        self.api = api
+        self.id = run_id
+        self._clock = clock
+        self._asked_at: float | None = None
+        self._crashed_since: float | None = None
+        self._code: int | None = None
 
     @property
     def log_file(self) -> str:
@@ -32,15 +42,24 @@ class FlowRun:
     def ended(self) -> int | None:
         """0 when it completed, 1 when it ended otherwise or was deleted, None while it may go on.
         A server that does not answer says nothing about the run."""
-        try:
-            found = self.api.get(f"/flow_runs/{self.id}")
-        except EngineUnavailable:
-            return None
-        if found is None:
-            return _FAILED
-        if found["state_type"] not in _FINAL:
-            return None
-        return _CAME_UP if found["state_type"] == "COMPLETED" else _FAILED
+        now = self._clock.monotonic()
+        if self._asked_at is None or now - self._asked_at >= ASK_EVERY_S:
+            self._asked_at = now
+            with contextlib.suppress(EngineUnavailable):
+                self._code = self._ask(now)
+        return self._code
+
+    def _ask(self, now: float) -> int | None:
+        found = self.api.get(f"/flow_runs/{self.id}")
+        state = "GONE" if found is None else found["state_type"]
+        if state == "CRASHED":
+            # On its way to another worker it is so for a moment.
+            self._crashed_since = self._crashed_since or now
+            return _FAILED if now - self._crashed_since >= RESCUED_WITHIN_S else None
+        self._crashed_since = None
+        if state == "COMPLETED":
+            return _CAME_UP
+        return _FAILED if state in ("FAILED", "CANCELLED", "GONE") else None
 
 
 _submission: type[Submission] = FlowRun
@@ -55,8 +74,11 @@ def deployment_name(flow: FlowName) -> str:
 class DeploymentEngine:
     """Creates flow runs from deployments, as the Prefect UI does. `slipway deploy` makes those."""
 
-    def __init__(self, api: PrefectApi, *, work_queue: str | None = None) -> None:
+    def __init__(
+        self, api: PrefectApi, *, work_queue: str | None = None, clock: Clock | None = None
+    ) -> None:
         self.api = api
+        self._clock = clock or SystemClock()
         #: Another queue of the pool than the deployments' own.
         self._work_queue = work_queue
         self._deployment_ids: dict[FlowName, str] = {}
@@ -98,7 +120,7 @@ class DeploymentEngine:
     def submit(self, flow: FlowName, parameters: Mapping[str, Any]) -> FlowRun:
         """See `Engine`."""
         run_id = self.start(flow, parameters, idempotency_key=secrets.token_hex(16))
-        return FlowRun(api=self.api, id=run_id)
+        return FlowRun(self.api, run_id, self._clock)
 
     def _deployment(self, flow: FlowName) -> str:
         if flow not in self._deployment_ids:

@@ -18,6 +18,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from prefect.context import AsyncClientContext
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -32,6 +34,10 @@ LOOK_S = 0.5
 BLOCKED_S = 1.0
 #: … and after this long it is given up: the leases of its launches have run out.
 HOPELESS_S = 120.0
+
+#: How often the connection that task runs are reported over is tried again, a second apart. Prefect
+#: gives up after ten, and what it had to report is lost.
+FOR_EVER = 10**9
 
 #: What the process ends with then; `EX_SOFTWARE` of sysexits.h.
 HOPELESS_EXIT_CODE = 70
@@ -104,6 +110,7 @@ class FlowLoop:
         try:
             # A heartbeat of Prefect's is a thread per flow run. What it is for, the worker's lease
             # does for all of them: docs/decisions/0006-crash-recovery.md.
+            EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=FOR_EVER)
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 async with AsyncClientContext() as found:
                     make_patient(found.client)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from prefect.flows import Flow
 
+    from deployments.launch_rescue import LaunchRescue
     from deployments.rescue import FlowShelf, Rescue
     from slipway.launches.services import Services
     from slipway.workers import Duty
@@ -112,6 +113,7 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
     _flows: FlowLoop
     _shelf: FlowShelf
     _rescue: Rescue
+    _launch_rescue: LaunchRescue
     _starting: asyncio.Semaphore
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -145,6 +147,7 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
         The first SIGTERM or SIGINT drains: nothing new is taken, runs may end for a while, the rest
         is handed back. A second one hands back at once.
         """
+        from deployments.launch_rescue import LaunchRescue
         from deployments.rescue import FlowShelf, Rescue
         from tasks.services import current_services
 
@@ -167,6 +170,12 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
                 make_patient(self.client)
                 self._shelf = FlowShelf(self.client)
                 self._rescue = Rescue(self.client, services, self._shelf)
+                self._launch_rescue = LaunchRescue(
+                    self.client,
+                    services,
+                    self._rescue,
+                    work_queue=min(self._work_queues, default=None),
+                )
                 await self._flows.start()
                 printer(f"Worker {self.name!r} started: {self._duty.worker_id}")
                 with self._signals():
@@ -179,7 +188,7 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
         looking = [
             asyncio.create_task(watch.run()),
             asyncio.create_task(_every(workers.RENEW_EVERY_S, self._renew)),
-            asyncio.create_task(_every(RESCUE_EVERY_S, self._rescue.look)),
+            asyncio.create_task(_every(RESCUE_EVERY_S, self._look_for_the_dead)),
             asyncio.create_task(_every(CANCEL_EVERY_S, self._cancel)),
             asyncio.create_task(_every(self.heartbeat_interval_seconds, self.sync_with_backend)),
             asyncio.create_task(self._keep_forms()),
@@ -259,6 +268,10 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
             _log.error("this worker was taken for dead; it goes on under a new id")
             services = self._services
             self._duty = await asyncio.to_thread(workers.sign_on, services.database, services.clock)
+
+    async def _look_for_the_dead(self) -> None:
+        await self._rescue.look()
+        await self._launch_rescue.look()
 
     # -- taking runs -------------------------------------------------------------------------------
 

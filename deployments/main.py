@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from slipway.cli import app
 from slipway.cli.wiring import EngineServer, EngineStatus, Stack, Wiring
+from slipway.errors import EngineUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,9 +93,42 @@ def _problem(api_url: str) -> str:
 
 
 def _engine(settings: Settings) -> Engine:
-    from deployments.local_engine import LocalEngine
+    api_url = _workers_at(settings) if settings.engine != "local" else None
+    if api_url is None:
+        from deployments.local_engine import LocalEngine
 
-    return LocalEngine(settings)
+        return LocalEngine(settings)
+    from deployments.deployment_engine import DeploymentEngine
+    from deployments.prefect_api import PrefectApi
+
+    return DeploymentEngine(PrefectApi.from_environ(api_url))
+
+
+def _workers_at(settings: Settings) -> str | None:
+    """Where the Prefect is whose workers run flows: if we are told so, or see some of `slipway up`
+    here."""
+    from deployments.prefect_server import PrefectServer
+    from deployments.up_state import StateFile
+    from slipway.processes import is_dead
+
+    found = StateFile(settings.state_dir / "up" / "state.json").read()
+    running = found.services if found is not None and not is_dead(found.identity) else ()
+    if settings.engine != "deployments" and not any(
+        each.name.startswith("worker") for each in running
+    ):
+        return None
+    if given := os.environ.get("PREFECT_API_URL"):
+        return given
+    urls = [each.url for each in running if each.name == "prefect"]
+    if urls:
+        return f"{urls[0]}/api"
+    server = PrefectServer(settings.state_dir).find()
+    if server is None:
+        raise EngineUnavailable(
+            "SLIPWAY_ENGINE is 'deployments', and no Prefect server runs for this state directory; "
+            "set PREFECT_API_URL, or start everything with 'slipway up'"
+        )
+    return server.api_url
 
 
 def _services(settings: Settings) -> Services:

@@ -155,7 +155,7 @@ class Rescue:
                 listed = await self._under_way()
                 runs = [run for run in listed if owner_of(run) == worker.id]
                 _log.warning("worker %s is gone; it has left %d flow runs", worker.id, len(runs))
-                await self._tidy_twice([run.id for run in runs])
+                await self.tidy([run.id for run in runs])
                 for run in runs:
                     await asyncio.to_thread(duty.renew)
                     await self.reschedule(run, f"its worker {worker.id} died", crashed=True)
@@ -227,7 +227,7 @@ class Rescue:
             except Exception:  # noqa: BLE001  (logged; the others are run all the same)
                 _log.exception("%s: the hook %r failed", flow_run.name, hook)
 
-    async def _tidy_twice(self, flow_run_ids: Collection[UUID]) -> None:
+    async def tidy(self, flow_run_ids: Collection[UUID]) -> None:
         """Now and a little later: what a process has sent just before it died may be recorded after
         we have looked."""
         now = datetime.now(UTC)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from prefect.context import FlowRunContext
 
-from slipway.errors import LeaseLost
+from slipway.errors import Conflict, LeaseLost
 from slipway.launches.ending import cancel_requests
 from slipway.launches.services import Services
 from slipway.launches.work import Work, take_up
@@ -127,6 +127,20 @@ async def driving(launch_id: str) -> AsyncIterator[tuple[Work, Held]]:
         keeper = _keepers[loop] = Keeper(services)
     async with keeper.hold(work) as held:
         yield work, held
+
+
+@asynccontextmanager
+async def driving_in_turn(launch_id: str) -> AsyncIterator[tuple[Work, Held]]:
+    """`driving`, when whoever is at work on the launch now has let go of it."""
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            try:
+                taken = await stack.enter_async_context(driving(launch_id))
+            except Conflict:
+                await until_free(launch_id)
+            else:
+                break
+        yield taken
 
 
 async def until_free(launch_id: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -26,6 +26,9 @@ from tasks.threads import records
 #: A picture that cannot be shown is no reason to call a launch failed.
 _log = logging.getLogger("slipway.pictures")
 
+#: A worker's client waits for a server that is away; a launch that is up does not.
+LIMIT_S = 10.0
+
 
 async def publish_timeline(work: Work) -> None:
     """Put the launch's steps on the run page, where there is one. The key stays the same over
@@ -34,11 +37,12 @@ async def publish_timeline(work: Work) -> None:
         return
     try:
         markdown = await records(timeline_markdown, work.services, work.launch_id)
-        await acreate_markdown_artifact(
-            markdown=markdown,
-            key=f"timeline-{work.launch_id}",
-            description=f"Steps of {work.server}",
-        )
+        async with asyncio.timeout(LIMIT_S):
+            await acreate_markdown_artifact(
+                markdown=markdown,
+                key=f"timeline-{work.launch_id}",
+                description=f"Steps of {work.server}",
+            )
     except Exception:  # noqa: BLE001  (logged: a picture is not the launch)
         _log.exception("the timeline of %s could not be published", work.server)
 
@@ -66,7 +70,8 @@ async def publish_table(table: Sequence[Mapping[str, str]], *, key: str, descrip
         return
     try:
         rows = [dict(row) for row in table]
-        await acreate_table_artifact(table=rows, key=key, description=description)
+        async with asyncio.timeout(LIMIT_S):
+            await acreate_table_artifact(table=rows, key=key, description=description)
     except Exception:  # noqa: BLE001  (logged: a picture is not the work)
         _log.exception("the table %s could not be published", key)
 
@@ -88,7 +93,7 @@ class Progress:
         """Show an empty bar, where there is a run page and more than one to wait for."""
         if FlowRunContext.get() is None or self._total < 2:
             return
-        with self._shown():
+        async with self._shown():
             self._artifact = await acreate_progress_artifact(
                 progress=0.0, key="progress", description=f"{self._total} {self._what}"
             )
@@ -108,14 +113,15 @@ class Progress:
 
     async def _show(self) -> None:
         if self._artifact is not None:
-            with self._shown():
+            async with self._shown():
                 percent = 100.0 * self._done / self._total
                 await aupdate_progress_artifact(self._artifact, percent)
 
-    @contextlib.contextmanager
-    def _shown(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _shown(self) -> AsyncIterator[None]:
         try:
-            yield
+            async with asyncio.timeout(LIMIT_S):
+                yield
         except Exception:  # noqa: BLE001  (logged: a picture is not the work)
             _log.exception("the progress could not be published")
 

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Completed
 
-from flows.driving import driving
+from flows.driving import driving_in_turn
 from slipway.launches import operations
 from slipway.launches.operations import OperationRequest
 from slipway.launches.requests import find_launch
@@ -25,12 +25,13 @@ from tasks.threads import records
     persist_result=False,
 )
 async def run_operational_script(request: OperationRequest) -> State[Any]:
-    """Each request runs the script once, however often its flow run is retried."""
+    """Each request runs the script once, however often its flow run is retried; one after the
+    other on one server."""
     services = current_services()
     launch = await records(find_launch, services, request.server)
     context = FlowRunContext.get()
     key = request.key or (str(context.flow_run.id) if context and context.flow_run else "")
-    async with driving(launch.id) as (work, _):
+    async with driving_in_turn(launch.id) as (work, _):
         script, values = await records(operations.prepare, work, request)
         await run_script(work, values, script, key=operations.operation_key(request.script, key))
     return Completed(message=f"{request.script} ran on {launch.server_name}")

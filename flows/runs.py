@@ -14,7 +14,7 @@ from flows.driving import actor
 from slipway.errors import Conflict, SlipwayError
 from slipway.launches.requests import launches_of_run
 from slipway.launches.work import Work, take_up
-from slipway.records import Launch, LaunchStatus
+from slipway.records import LaunchStatus
 from tasks.services import current_services
 from tasks.threads import records
 
@@ -54,20 +54,29 @@ async def strand_launches(flow_run: FlowRun, why: str) -> None:
     await _end(flow_run, lambda work: work.strand(error))
 
 
+async def strand_launch(launch_id: str, why: str) -> None:
+    """Nobody goes on with this launch: it is kept as it is, with the reason."""
+    await _try_to_end(launch_id, lambda work: work.strand(SlipwayError(why)))
+
+
 async def _end(flow_run: FlowRun, end: Callable[[Work], object]) -> None:
     services = current_services()
     for launch in await records(
         launches_of_run, services, str(flow_run.id), flow_run.parameters or {}
     ):
-        try:
-            await records(_end_one, launch, end)
-        except Conflict as busy:
-            # Another run has taken it over: it is not this one's any more.
-            _log.info("%s is left alone: %s", launch.server_name, busy)
+        await _try_to_end(launch.id, end)
 
 
-def _end_one(launch: Launch, end: Callable[[Work], object]) -> None:
-    work = take_up(current_services(), launch.id, actor=actor())
+async def _try_to_end(launch_id: str, end: Callable[[Work], object]) -> None:
+    try:
+        await records(_end_one, launch_id, end)
+    except Conflict as busy:
+        # Another run has taken it over: it is not this one's any more.
+        _log.info("launch %s is left alone: %s", launch_id, busy)
+
+
+def _end_one(launch_id: str, end: Callable[[Work], object]) -> None:
+    work = take_up(current_services(), launch_id, actor=actor())
     try:
         end(work)
     finally:

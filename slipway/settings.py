@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, model_validator
@@ -54,6 +55,12 @@ class Settings(BaseSettings):
     )
     lease_s: float = Field(
         default=60.0, gt=0, description="How long a launch stays with a process that went silent."
+    )
+    engine: Literal["auto", "local", "deployments"] = Field(
+        default="auto",
+        description="Who runs what the command line hands over: a process of its own each "
+        "(local), or the workers of Prefect's deployments; auto: those when 'slipway up' runs some "
+        "here.",
     )
     worker_runs: int = Field(
         default=200, ge=1, description="Flow runs of one worker at a time; 2 MB of memory each."

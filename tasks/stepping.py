@@ -43,13 +43,16 @@ def _is_retryable_on_server(task: Task[..., Any], run: TaskRun, state: State[Any
 
 
 class TaskOptions(TypedDict):
-    """What `prefect.task` is given besides the names."""
+    """What `prefect.task` is given besides the names.
+
+    No tags: Prefect asks its server about limits on them before each task, and while the server is
+    away a launch has to go on.
+    """
 
     retries: int
     retry_delay_seconds: list[float]
     retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
     persist_result: bool
-    tags: list[str]
 
 
 #: Cloud calls: throttled and lost ones come right within a minute or not at all.
@@ -58,7 +61,6 @@ CLOUD_STEP: TaskOptions = {
     "retry_delay_seconds": [0.5, 1, 2, 5, 15, 30],
     "retry_condition_fn": _is_retryable,
     "persist_result": False,
-    "tags": ["slipway", "cloud"],
 }
 
 #: Work on a server: `patiently` has waited inside already.
@@ -67,7 +69,6 @@ SERVER_STEP: TaskOptions = {
     "retry_delay_seconds": [1, 5],
     "retry_condition_fn": _is_retryable_on_server,
     "persist_result": False,
-    "tags": ["slipway", "server"],
 }
 
 #: Work on our own records.
@@ -76,7 +77,6 @@ RECORD_STEP: TaskOptions = {
     "retry_delay_seconds": [],
     "retry_condition_fn": _is_retryable,
     "persist_result": False,
-    "tags": ["slipway"],
 }
 
 

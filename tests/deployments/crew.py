@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from deployments.deployment_engine import DeploymentEngine
 from deployments.prefect_api import PrefectApi
 from deployments.prefect_server import CLIENT_ENVIRONMENT
 from slipway.clouds.local import LocalCloud
+from slipway.errors import EngineUnavailable
 from slipway.launches.engine import FlowName
 from slipway.launches.requests import LaunchRequest
 from slipway.records import Launch
@@ -26,6 +29,9 @@ from tests.launches.world import World, make_world
 
 #: Longer than anything here takes; what is waited for after this never comes.
 DEADLINE_S = 100.0
+
+#: A run that has been crashed for this long stays so.
+RESCUED_WITHIN_S = 3.0
 
 #: Variables of the environment that a worker gets from the test alone.
 OURS = ("SLIPWAY", "PREFECT")
@@ -49,31 +55,37 @@ class Crew:
     # -- workers -----------------------------------------------------------------------------------
 
     def hire(self, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a worker."""
+        """Start a worker of ours."""
+        name = f"w{len(self.workers)}-{self.queue}"
+        command = [sys.executable, "-m", "tests.deployments.worker_process", self.queue, name]
+        return self._start(command, environment)
+
+    def hire_process_worker(self, pool: str) -> subprocess.Popen[bytes]:
+        """Start Prefect's own worker, which makes a process for each run."""
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process"]
+        return self._start([*command, "--pool", pool], {})
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         settings = self.world.services.settings
-        log = (self.home / f"worker-{len(self.workers)}.log").open("wb")
-        worker = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.deployments.worker_process"),
-                *(self.queue, f"w{len(self.workers)}-{self.queue}"),
-            ],
-            env={
-                **{k: v for k, v in os.environ.items() if k.partition("_")[0] not in OURS},
-                **CLIENT_ENVIRONMENT,
-                "PREFECT_API_URL": self.api.api_url,
-                "PREFECT_HOME": str(self.home / "prefect-client"),
-                "PREFECT_WORKER_QUERY_SECONDS": "0.5",
-                "SLIPWAY_STATE_DIR": str(settings.state_dir),
-                "SLIPWAY_DATABASE_URL": settings.database_url,
-                "SLIPWAY_TEMPLATES_DIR": str(settings.templates_dir),
-                "SLIPWAY_POLL_INTERVAL_S": "0.1",
-                **environment,
-            },
-            cwd=Path(__file__).parents[2],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        log.close()
+        with (self.home / f"worker-{len(self.workers)}.log").open("wb") as log:
+            worker = subprocess.Popen(
+                command,
+                env={
+                    **{k: v for k, v in os.environ.items() if k.partition("_")[0] not in OURS},
+                    **CLIENT_ENVIRONMENT,
+                    "PREFECT_API_URL": self.api.api_url,
+                    "PREFECT_HOME": str(self.home / "prefect-client"),
+                    "PREFECT_WORKER_QUERY_SECONDS": "0.5",
+                    "SLIPWAY_STATE_DIR": str(settings.state_dir),
+                    "SLIPWAY_DATABASE_URL": settings.database_url,
+                    "SLIPWAY_TEMPLATES_DIR": str(settings.templates_dir),
+                    "SLIPWAY_POLL_INTERVAL_S": "0.1",
+                    **environment,
+                },
+                cwd=Path(__file__).parents[2],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         self.workers.append(worker)
         return worker
 
@@ -83,11 +95,9 @@ class Crew:
         return (self.home / f"worker-{number}.log").read_text()
 
     def end(self) -> None:
-        """End all workers at once."""
+        """End all workers at once, with the processes they have made."""
         for worker in self.workers:
-            if worker.poll() is None:
-                worker.send_signal(signal.SIGKILL)
-            worker.wait(DEADLINE_S)
+            kill(worker)
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -120,19 +130,32 @@ class Crew:
         return {task["state_type"] for task in self.api.post("/task_runs/filter", wanted)}
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
-        """Wait for what another process does; answers what it was."""
+        """Wait for what another process does; answers what it was. A Prefect that is too busy to
+        answer is asked again."""
         deadline = time.monotonic() + DEADLINE_S
-        while not (found := condition()):
+        while True:
+            with contextlib.suppress(EngineUnavailable):
+                if found := condition():
+                    break
             logs = "\n".join(self.said(number)[-2000:] for number in range(len(self.workers)))
             assert time.monotonic() < deadline, f"never came: {what}\n{logs}"
             time.sleep(0.1)
         return found
 
     def ended(self, run_id: str) -> dict[str, Any]:
-        """The run, once it is over."""
-        found: dict[str, Any] = self.until(
-            lambda: (now := self.run(run_id))["state_type"] in FINAL and now, f"{run_id} ends"
-        )
+        """The run, once it is over. One that crashed may be on its way to another worker."""
+        crashed: list[float] = []
+
+        def over() -> dict[str, Any] | None:
+            run = self.run(run_id)
+            if run["state_type"] != "CRASHED":
+                crashed.clear()
+            elif not crashed or time.monotonic() - crashed[0] < RESCUED_WITHIN_S:
+                crashed.append(time.monotonic())
+                return None
+            return run if run["state_type"] in FINAL else None
+
+        found: dict[str, Any] = self.until(over, f"{run_id} ends")
         return found
 
     def started(self, launch: Launch, script: str) -> None:
@@ -141,6 +164,16 @@ class Crew:
             lambda: self.world.now(launch).instance_id and script in self.world.runs(launch),
             f"{script} runs",
         )
+
+
+def kill(worker: subprocess.Popen[bytes]) -> None:
+    """Kill a worker and every process it has made."""
+    if worker.poll() is None:
+        found = psutil.Process(worker.pid)
+        for process in [found, *found.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    worker.wait(DEADLINE_S)
 
 
 @contextmanager

@@ -8,7 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.deployment_engine import DeploymentEngine, FlowRun
+from deployments.deployment_engine import (
+    ASK_EVERY_S,
+    RESCUED_WITHIN_S,
+    DeploymentEngine,
+    FlowRun,
+)
 from deployments.prefect_api import PrefectApi
 from slipway.errors import EngineRefused, EngineUnavailable, SlipwayError
 from slipway.testing.fake_clock import FakeClock
@@ -50,8 +55,8 @@ class Prefect:
         transport = httpx.MockTransport(self)
         return PrefectApi(URL, transport=transport, clock=FakeClock(), **login)
 
-    def engine(self) -> DeploymentEngine:
-        return DeploymentEngine(self.api())
+    def engine(self, clock: FakeClock | None = None) -> DeploymentEngine:
+        return DeploymentEngine(self.api(), clock=clock)
 
 
 def test_a_run_is_asked_for_once_per_key() -> None:
@@ -120,24 +125,49 @@ def test_a_busy_server_is_asked_again() -> None:
 
 @pytest.mark.parametrize(
     ("state", "code"),
-    [("SCHEDULED", None), ("RUNNING", None), ("COMPLETED", 0), ("FAILED", 1), ("CRASHED", 1)],
+    [("SCHEDULED", None), ("PAUSED", None), ("COMPLETED", 0), ("FAILED", 1), ("CANCELLED", 1)],
 )
 def test_how_a_run_ended(state: str, code: int | None) -> None:
     """The code is that of the runner process: 0 when it completed, 1 when it ended otherwise."""
-    prefect = Prefect()
-    run = prefect.engine().submit("launch_server", {})
+    prefect, clock = Prefect(), FakeClock()
+    run = prefect.engine(clock).submit("launch_server", {})
+    assert run.ended() is None
     prefect.state = state
+    clock.advance(ASK_EVERY_S)
     assert run.ended() == code
     assert run.log_file == "http://127.0.0.1:4200/runs/flow-run/run-1"
 
 
+def test_a_run_that_crashed_may_go_on_elsewhere() -> None:
+    """It is over when nobody has taken it up for a while."""
+    prefect, clock = Prefect(), FakeClock()
+    run = prefect.engine(clock).submit("launch_server", {})
+    for state in ("CRASHED", "SCHEDULED", "CRASHED"):
+        prefect.state = state
+        clock.advance(RESCUED_WITHIN_S - 1)
+        assert run.ended() is None
+    clock.advance(RESCUED_WITHIN_S)
+    assert run.ended() == 1
+
+
+def test_a_run_is_not_asked_for_all_the_time() -> None:
+    """Whoever watches a launch looks several times a second; the server is asked once."""
+    prefect, clock = Prefect(), FakeClock()
+    run = prefect.engine(clock).submit("launch_server", {})
+    before = len(prefect.asked)
+    for _ in range(10):
+        clock.advance(ASK_EVERY_S / 10)
+        run.ended()
+    assert len(prefect.asked) == before + 1
+
+
 def test_a_server_that_is_away_says_nothing_about_a_run() -> None:
     """The run goes on as far as anyone knows; one that was deleted does not."""
-    prefect = Prefect()
+    prefect, clock = Prefect(), FakeClock()
     prefect.answer = httpx.ConnectError("refused")
-    assert FlowRun(api=prefect.api(), id="run-1").ended() is None
+    assert FlowRun(prefect.api(), "run-1", clock).ended() is None
     prefect.answer = None
-    assert FlowRun(api=prefect.api(), id="run-2").ended() == 1
+    assert FlowRun(prefect.api(), "run-2", clock).ended() == 1
 
 
 def test_the_login_of_prefects_own_clients_is_used() -> None:

@@ -10,7 +10,7 @@ from tests.deployments.crew import Crew
 from tests.engine import ENGINE
 from tests.launches.world import counted
 
-pytestmark = [*ENGINE, pytest.mark.slow]
+pytestmark = [*ENGINE, pytest.mark.slow, pytest.mark.timeout(300)]
 
 #: A script that goes on until it is let go.
 HOLDS = 'while [ ! -e "$SLIPWAY_ROOT/var/go" ]; do sleep 0.05; done'
@@ -115,3 +115,62 @@ def test_a_run_that_is_cancelled_in_prefect(the_crew: Crew) -> None:
     assert resumed["state_name"] == "Operational"
     assert world.runs(launch) == ["one"]
     world.check_invariants(launch)
+
+
+def bad_runs(crew: Crew) -> dict[str, str]:
+    """A run of each bad flow, in the crew's queue; their ids by entry point."""
+    found = {}
+    for entrypoint, parameters in {
+        "bad_flows.exits": {},
+        "bad_flows.exits_in_a_task": {},
+        "bad_flows.blocks": {},
+        "bad_flows.is_not_async": {},
+        "bad_flows.nowhere": {},
+        "bad_module.any": {},
+        "bad_flows.needs": {"numbr": 3},
+    }.items():
+        flow = crew.api.post("/flows/", {"name": "bad"})["id"]
+        body = {
+            "name": f"{entrypoint}-{crew.queue}",
+            "flow_id": flow,
+            "entrypoint": f"tests.deployments.{entrypoint}",
+            "work_pool_name": "slipway",
+            "work_queue_name": crew.queue,
+            "enforce_parameter_schema": False,
+        }
+        deployment = crew.api.post("/deployments/", body)["id"]
+        path = f"/deployments/{deployment}/create_flow_run"
+        found[entrypoint] = crew.api.post(path, {"parameters": parameters})["id"]
+    return found
+
+
+def test_bad_flows(the_crew: Crew) -> None:
+    """One that exits, one that blocks, one that cannot be imported: each is its own run's mishap,
+    told in its state, and a launch beside them comes up."""
+    world = the_crew.world
+    world.template({"one": counted("one")})
+    worker = the_crew.hire()
+    launch, run_id = the_crew.launch()
+    runs = bad_runs(the_crew)
+    assert the_crew.ended(run_id)["state_name"] == "Operational"
+    ended = {entrypoint: the_crew.ended(bad) for entrypoint, bad in runs.items()}
+    said = {
+        entrypoint: f"{run['state_name']}: {run['state']['message']}"
+        for entrypoint, run in ended.items()
+    }
+    for entrypoint, words in {
+        "bad_flows.exits": "Crashed: ",
+        "bad_flows.exits_in_a_task": "Crashed: ",
+        "bad_flows.blocks": "Completed: ",
+        "bad_flows.is_not_async": "deploy it to a process work pool",
+        "bad_flows.nowhere": "cannot be loaded",
+        "bad_module.any": "Crashed: tests.deployments.bad_module.any cannot be loaded: SystemExit",
+        "bad_flows.needs": "Failed: ",
+    }.items():
+        assert words in said[entrypoint], said
+    assert worker.poll() is None
+    the_crew.until(lambda: "turns again after" in the_crew.said(), "the block is told")
+    told = the_crew.said()
+    assert "the flows' event loop is blocked by" in told
+    assert "time.sleep(2.5)" in told, "with the place where it hangs"
+    assert world.runs(launch) == ["one"]

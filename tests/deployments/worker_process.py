@@ -24,6 +24,8 @@ def main() -> None:
 
     deployments.inprocess_worker.RESCUE_EVERY_S = 0.5
     deployments.inprocess_worker.CANCEL_EVERY_S = 0.5
+    # The forms on the server are shared with other tests, whose templates are others.
+    deployments.inprocess_worker.FORMS_EVERY_S = 3600.0
     from prefect.cli import app
 
     queue, name = sys.argv[1:]

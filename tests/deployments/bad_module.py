@@ -1,0 +1,5 @@
+"""Does not survive being imported."""
+
+import sys
+
+sys.exit("enough")
