@@ -34,6 +34,10 @@ class Settings(BaseSettings):
         default_factory=_default_templates_dir,
         description="Where ServerTemplates and image maps are looked up by name.",
     )
+    clouds_file: Path | None = Field(
+        default=None,
+        description="YAML file with the clouds to launch in, besides the local one.",
+    )
     mirror_url: str = Field(
         default="",
         description="Base URL of a Slipway mirror; empty means the distributions' own snapshots.",

@@ -48,6 +48,15 @@ def environments(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in _names(find, ctx) if name.startswith(incomplete)]
 
 
+def clouds(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Clouds that are configured."""
+    return [
+        name
+        for name in _names(lambda asked: asked.services.clouds, ctx)
+        if name.startswith(incomplete)
+    ]
+
+
 def credentials(ctx: typer.Context, incomplete: str) -> list[str]:
     """Credentials that people keep."""
     found = _names(lambda asked: asked.services.vault.names(), ctx)

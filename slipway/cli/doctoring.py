@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import stat
 import sys
@@ -82,6 +83,7 @@ def checks(found: Session) -> Iterator[Check]:
         ("database", lambda: _database(found)),
         ("templates", lambda: _templates(found)),
         ("local cloud", lambda: _local_cloud(found)),
+        *((f"cloud {name}", functools.partial(_cloud, found, name)) for name in _others(found)),
         ("engine", lambda: _engine(found)),
         ("clock", lambda: _clock(found)),
         ("ssh", _ssh),
@@ -209,6 +211,22 @@ def _local_cloud(found: Session) -> Check:
         found=f"{state}; {health.confinement}",
         remedy="launch only templates you trust in the local cloud",
     )
+
+
+def _others(found: Session) -> list[str]:
+    """The clouds of the file; one that cannot be read is told by whoever opens the database."""
+    try:
+        return [name for name in found.services.clouds if name != "local"]
+    except (SlipwayError, OSError):
+        return []
+
+
+def _cloud(found: Session, name: str) -> Check:
+    cloud = found.services.clouds[name]
+    for region in cloud.regions():
+        cloud.instance_types(region)
+    regions = ", ".join(cloud.regions())
+    return Check(name=f"cloud {name}", level=Level.OK, found=f"answers in {regions}")
 
 
 def _engine(found: Session) -> Check:

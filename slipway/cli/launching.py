@@ -113,6 +113,9 @@ def launch(
         str | None,
         typer.Option(help="Idempotency key: the same key finds the launch instead of another."),
     ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Show what would be created, and create nothing.")
+    ] = False,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -157,6 +160,10 @@ def launch(
     }
     fresh = [each for each in names if each not in {done.server_name for done in known}]
     plans = plan(services, fields, fresh, given, keys)
+    if plan_only:
+        say_known(known)
+        _show_plans(services, plans, as_json)
+        return
     ui_url = found.ready()
     recorded = [*known, *record(services, plans)]
     recorded.sort(key=lambda each: names.index(each.server_name))
@@ -166,6 +173,18 @@ def launch(
         _tell_handed_over(recorded, as_json)
         return
     raise typer.Exit(_drive(found, recorded, fields, ui_url, as_json=as_json))
+
+
+def _show_plans(services: Services, plans: Sequence[Plan], as_json: bool) -> None:
+    from slipway.cli.plans import plan_data, show_plan
+
+    found = [plan_data(services, each) for each in plans]
+    if as_json:
+        print_json(found[0] if len(found) == 1 else found)
+        return
+    for data in found:
+        show_plan(data)
+    say("nothing was created")
 
 
 def server_names(services: Services, template: str, name: str | None, count: int) -> list[str]:

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from slipway.cli import (
     audits,
+    clouds,
     credentials,
     databases,
     deploying,
@@ -112,6 +113,7 @@ app.add_typer(
 )
 app.add_typer(environments.app, name="environments")
 app.add_typer(credentials.app, name="credential")
+app.add_typer(clouds.app, name="cloud")
 app.add_typer(tokens.app, name="token")
 app.add_typer(audits.app, name="audit")
 app.add_typer(databases.app, name="database")

@@ -115,6 +115,10 @@ class Cloud(Protocol):
         """The name this cloud was registered under."""
 
     @property
+    def kind(self) -> str:
+        """Which adapter this is. Image maps may say ``ec2`` for every account of EC2."""
+
+    @property
     def capabilities(self) -> Capabilities:
         """What it can do."""
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import boto3
 import botocore.exceptions as boto_errors
+import botocore.session
 from botocore.config import Config
+from botocore.credentials import CredentialProvider, DeferredRefreshableCredentials
 from pydantic import SecretStr
 
 from slipway.clock import Clock, SystemClock
@@ -141,6 +143,9 @@ class Ec2Options:
     endpoint_url: str | None = None
     #: A profile of the AWS configuration files, which may assume a role.
     profile: str | None = None
+    #: A role to assume with those keys, and what its trust policy asks for.
+    role_arn: str | None = None
+    external_id: str | None = None
     instance_profile: str | None = None
     spot: bool = False
     capabilities: Capabilities = field(default_factory=Capabilities)
@@ -190,6 +195,10 @@ class Ec2Cloud:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def kind(self) -> str:
+        return "ec2"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -461,14 +470,53 @@ class Ec2Cloud:
 
     def _new_session(self) -> boto3.session.Session:
         if self._credentials is None:
-            return boto3.session.Session(profile_name=self._options.profile)
-        keys = self._credentials()
-        token = keys.session_token
-        return boto3.session.Session(
-            aws_access_key_id=keys.access_key_id,
-            aws_secret_access_key=keys.secret_access_key.get_secret_value(),
-            aws_session_token=token.get_secret_value() if token else None,
+            own = boto3.session.Session(profile_name=self._options.profile)
+        else:
+            keys = self._credentials()
+            token = keys.session_token
+            own = boto3.session.Session(
+                aws_access_key_id=keys.access_key_id,
+                aws_secret_access_key=keys.secret_access_key.get_secret_value(),
+                aws_session_token=token.get_secret_value() if token else None,
+            )
+        if self._options.role_arn is None:
+            return own
+        inner = botocore.session.get_session()
+        search = inner.get_component("credential_provider")
+        search.insert_before(search.providers[0].METHOD, _AssumedRole(own, self._options))
+        return boto3.session.Session(botocore_session=inner)
+
+
+class _AssumedRole(CredentialProvider):  # type: ignore[misc]
+    """Where a session finds the keys of a role: assumed with another's keys, and again before they
+    run out."""
+
+    METHOD = "slipway-assumed-role"
+
+    def __init__(self, source: boto3.session.Session, options: Ec2Options) -> None:
+        super().__init__()
+        self._source = source
+        self._options = options
+
+    def load(self) -> DeferredRefreshableCredentials:
+        """See `CredentialProvider`."""
+        return DeferredRefreshableCredentials(self._assume, self.METHOD)
+
+    def _assume(self) -> Mapping[str, str]:
+        options = self._options
+        client = self._source.client(
+            "sts", region_name=next(iter(options.regions)), endpoint_url=options.endpoint_url
         )
+        asked = {"RoleArn": options.role_arn, "RoleSessionName": "slipway"}
+        if options.external_id is not None:
+            asked["ExternalId"] = options.external_id
+        keys = client.assume_role(**asked)["Credentials"]
+        return {
+            "access_key": keys["AccessKeyId"],
+            "secret_key": keys["SecretAccessKey"],
+            "token": keys["SessionToken"],
+            "expiry_time": keys["Expiration"].isoformat(),
+        }
 
 
 @contextmanager

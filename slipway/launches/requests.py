@@ -487,7 +487,7 @@ def _image(
 ) -> tuple[ImageChoice | None, str, str, list[Problem]]:
     where = f"template {template.name}"
     try:
-        image = template.image_choice(cloud.name, region)
+        image = template.image_choice(cloud.name, region, kind=cloud.kind)
     except InvalidInput as error:
         return None, "", "", list(error.problems)
     except NotFound as error:

@@ -17,6 +17,7 @@ from slipway.clock import Clock, SystemClock
 from slipway.clouds.base import Cloud
 from slipway.database import Database
 from slipway.keyfiles import read_or_make
+from slipway.launches.cloud_file import LOCAL, maker, read_clouds
 from slipway.phonehome.identity import Identities
 from slipway.phonehome.instructions import Instructions
 from slipway.records import Installation
@@ -132,15 +133,22 @@ def build_services(settings: Settings, *, clock: Clock | None = None) -> Service
     """The real services for these settings, with the database at its newest schema."""
     clock = clock or SystemClock()
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    entries = {} if settings.clouds_file is None else read_clouds(settings.clouds_file)
     database = Database(settings.database_url)
     database.migrate()
+    vault = Vault(database, settings.state_dir / "keys" / "vault.key", clock)
     return Services(
         settings=settings,
         database=database,
         clock=clock,
-        clouds=LazyClouds({"local": lambda: _local_cloud(settings)}),
+        clouds=LazyClouds(
+            {
+                LOCAL: lambda: _local_cloud(settings),
+                **{name: maker(name, entry, vault, clock) for name, entry in entries.items()},
+            }
+        ),
         templates=TemplateStore(database, settings.templates_dir, clock),
-        vault=Vault(database, settings.state_dir / "keys" / "vault.key", clock),
+        vault=vault,
         connector=LazySsh(max_connections=settings.max_connections),
     )
 

@@ -308,7 +308,7 @@ class ImageMap(_Written):
     name: Name = Field(description="The same as the file's name.")
     description: str = Field(default="", description="What the images are, for people.")
     entries: dict[str, dict[str, dict[Arch, ImageChoice]]] = Field(
-        description="Cloud, then region ('*' is any), then architecture."
+        description="Cloud, or kind of cloud (ec2), then region ('*' is any), then architecture."
     )
 
 
@@ -477,6 +477,8 @@ def _schemas_at(schema: dict[str, Any], path: Sequence[str | int]) -> list[dict[
                 found.append(item["properties"][part])
             elif isinstance(item.get("additionalProperties"), dict):
                 found.append(item["additionalProperties"])
+            else:
+                found += item.get("patternProperties", {}).values()
     return found
 
 
@@ -486,6 +488,8 @@ def _keys_at(schema: dict[str, Any], path: Path) -> set[str]:
 
 def _title_at(schema: dict[str, Any], path: Path) -> str:
     titles = [item["title"] for item in _schemas_at(schema, path) if "title" in item]
+    if not titles and path and isinstance(path[-1], int):
+        return _title_at(schema, path[:-1])
     return str(titles[0]).lower() if titles else show_path(path[-1:]) or "value"
 
 

@@ -155,7 +155,9 @@ class ResolvedTemplate(_Frozen):
             return None
         return environment if self.freeze == "environment" else date.fromisoformat(self.freeze)
 
-    def image_choice(self, cloud: str, region: str, arch: Arch | None = None) -> ImageChoice:
+    def image_choice(
+        self, cloud: str, region: str, arch: Arch | None = None, *, kind: str = ""
+    ) -> ImageChoice:
         """The image map's entry, with the template's own instance type where it has one.
 
         ``arch`` is the template's setting when not given, else the only one there is, else
@@ -165,18 +167,21 @@ class ResolvedTemplate(_Frozen):
         if self.image is None:
             what = "this template has no image; it is a layer for others, or lacks 'image: NAME'"
             raise InvalidInput(Problem(where=f"template {self.name}", what=what))
-        choice = choose_image(self.image, cloud, region, arch or self.settings.arch)
+        choice = choose_image(self.image, cloud, region, arch or self.settings.arch, kind=kind)
         if self.settings.instance_type:
             choice = choice.model_copy(update={"instance_type": self.settings.instance_type})
         return choice
 
 
-def choose_image(image: ImageMap, cloud: str, region: str, arch: Arch | None = None) -> ImageChoice:
-    """The entry for a cloud, region and architecture; a region's own entry wins over ``*``.
+def choose_image(
+    image: ImageMap, cloud: str, region: str, arch: Arch | None = None, *, kind: str = ""
+) -> ImageChoice:
+    """The entry for a cloud, region and architecture; a region's own entry wins over ``*``, and
+    the cloud's own over that of its kind (``ec2``).
 
     Raises `NotFound` naming what the map has.
     """
-    regions = image.entries.get(cloud, {})
+    regions = image.entries.get(cloud) or image.entries.get(kind, {})
     arches = {**regions.get("*", {}), **regions.get(region, {})}
     if arch is None:
         arch = next(iter(arches)) if len(arches) == 1 else _DEFAULT_ARCH

@@ -166,6 +166,10 @@ class FakeCloud:
         return self._name
 
     @property
+    def kind(self) -> str:
+        return "fake"
+
+    @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
 

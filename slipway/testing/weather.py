@@ -32,7 +32,7 @@ from xml.sax.saxutils import escape
 from slipway.clock import Clock, SystemClock
 
 _NAMESPACE = re.compile(rb'xmlns="([^"]+)"')
-_REGION = re.compile(r"Credential=[^/]+/[^/]+/([^/]+)/")
+_CREDENTIAL = re.compile(r"Credential=([^/]+)/[^/]+/([^/]+)/")
 #: Signed anew at every try, so no part of what was asked.
 _NOT_ASKED = ("Action", "Version")
 
@@ -42,6 +42,8 @@ class Asked:
     """One request that came in."""
 
     action: str
+    #: Whose key it was signed with.
+    access_key: str
     region: str
     parameters: Mapping[str, str]
 
@@ -214,12 +216,13 @@ class Weather:
 
     def handle(self, path: str, headers: Mapping[str, str], body: bytes) -> _Answer | None:
         """The answer to a request; None: reset the connection."""
-        found = _REGION.search(headers.get("Authorization", ""))
-        region = found.group(1) if found else ""
+        found = _CREDENTIAL.search(headers.get("Authorization", ""))
+        access_key, region = found.groups() if found else ("", "")
         target = headers.get("X-Amz-Target", "")
         parameters = {} if target else dict(parse_qsl(body.decode(), keep_blank_values=True))
         asked = Asked(
             action=target.partition(".")[2] or parameters.get("Action", ""),
+            access_key=access_key,
             region=region,
             parameters=parameters,
         )

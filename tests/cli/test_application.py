@@ -16,7 +16,7 @@ from slipway.cli.codes import ExitCode
 from slipway.cli.doctoring import Level, checks
 from slipway.cli.session import Session
 from slipway.cli.wiring import EngineFailed
-from slipway.errors import Conflict, InvalidInput, NotFound, SlipwayError
+from slipway.errors import CloudUnavailable, Conflict, InvalidInput, NotFound, SlipwayError
 from tests.cli.conftest import CommandLine
 
 #: Each takes longer to import than the help may take to appear.
@@ -132,7 +132,7 @@ def test_doctor_looks_at_everything(slipway: CommandLine, monkeypatch: pytest.Mo
     data = slipway.json("doctor")
     assert [each["name"] for each in data] == [
         *("python", "state directory", "free disk", "database", "templates", "local cloud"),
-        *("engine", "clock", "ssh"),
+        *("cloud fake", "engine", "clock", "ssh"),
     ]
     assert all(each["remedy"] for each in data if each["level"] != "OK")
     by_name = {each["name"]: each["level"] for each in data}
@@ -155,6 +155,34 @@ def test_doctor_fails(
     assert len(failed) == 2
     assert "vault.key" in failed[0]
     assert "template.yaml" in failed[1]
+
+
+def test_doctor_asks_the_clouds(slipway: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not answer is a failure, with what it said."""
+    _without_local_cloud(monkeypatch)
+    slipway.cloud.fail_next("instance_types", CloudUnavailable("nobody there"))
+    result = slipway("doctor")
+    assert result.exit_code == 1
+    [failed] = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]
+    assert "cloud fake" in failed
+    assert "nobody there" in failed
+
+
+def test_clouds_are_listed_and_checked(slipway: CommandLine) -> None:
+    """In words and as JSON; a region that does not answer ends with code 1, an unknown name is
+    refused."""
+    [fake] = slipway.json("cloud", "list")
+    assert (fake["name"], fake["kind"]) == ("fake", "fake")
+    assert "fake (fake): " in slipway.ok("cloud", "list").stdout
+    assert "answers" in slipway.ok("cloud", "check", "fake").stderr
+    slipway.cloud.fail_next("list_instances", CloudUnavailable("nobody there"))
+    result = slipway("cloud", "check", "fake")
+    assert result.exit_code == 1
+    assert "nobody there" in result.stderr
+    assert "there is no cloud fke" in slipway("cloud", "check", "fke").stderr
+    refused = slipway("cloud", "policy", "fake")
+    assert refused.exit_code == 2
+    assert "SLIPWAY_CLOUDS_FILE has no cloud of this name (it has none)" in refused.stderr
 
 
 def test_a_check_that_cannot_be_made_is_a_failure(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from slipway.launches.requests import find_launch, list_launches
 from slipway.vault import REFERENCE
@@ -268,4 +269,32 @@ def test_a_secret_given_wrongly(
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert complaint in result.stderr
     assert "hunter2" not in result.stderr
+    assert _nothing_happened(slipway)
+
+
+def test_a_plan_creates_nothing(slipway: CommandLine, launch: Launch) -> None:
+    """It shows what was looked up, where each input came from and no secret; nothing is on
+    record."""
+    slipway.services.vault.put("token", SecretStr(SECRET))
+    given = ("--name", "web-1", "--input", "GREETING=hi", "--input", "TOKEN=cred:token")
+    result = launch(*given, "--freeze", "2024-05-06", "--plan")
+    assert result.exit_code == 0, result.stderr
+    for part in ("web-1", "fake", "hi  (launch request)", "cred:token", "as of 2024-05-06"):
+        assert part in result.stdout, result.stdout
+    assert "nothing was created" in result.stderr
+    told = json.loads(launch(*given, "--plan", "--json").stdout)
+    assert told["inputs"]["GREETING"] == {"value": "hi", "from": "launch request"}
+    assert [script["key"] for script in told["scripts"]] == ["10-say"]
+    assert SECRET not in result.stdout + json.dumps(told)
+    assert _nothing_happened(slipway)
+
+
+def test_a_plan_hides_secrets_that_were_handed_over(
+    slipway: CommandLine, launch: Launch, tmp_path: Path
+) -> None:
+    """A secret from a file is checked and not shown."""
+    (tmp_path / "token").write_text(SECRET)
+    result = launch("--input", f"TOKEN=@{tmp_path / 'token'}", "--plan", "--json")
+    assert json.loads(result.stdout)["inputs"]["TOKEN"]["value"] == "(secret)"
+    assert SECRET not in result.stdout
     assert _nothing_happened(slipway)

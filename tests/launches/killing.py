@@ -110,6 +110,7 @@ def main() -> None:
     # What the scripts printed stays on the machine, to be compared with the record.
     slipway.launches.scripts.forget_outputs = lambda _work: None
     assert flows.bringing_up
+    _read_once_what_boto3_reads()
     assert threading.active_count() == 1, "only a process with one thread can be forked safely"
     gc.collect()
     gc.freeze()
@@ -122,6 +123,22 @@ def main() -> None:
             _child(job, tell)
         os.close(tell)
         print(json.dumps(_watch(pid, told, job.get("after_s"))), flush=True)
+
+
+def _read_once_what_boto3_reads() -> None:
+    """The description of EC2 is a megabyte, and each new session reads it again."""
+    import boto3
+    import botocore.loaders
+    import botocore.session
+
+    loader = botocore.loaders.create_loader()
+
+    class Session(botocore.session.Session):
+        def _register_data_loader(self) -> None:
+            self._components.register_component("data_loader", loader)
+
+    botocore.session.Session = Session
+    boto3.session.Session().client("ec2", region_name="eu-central-1")
 
 
 def _watch(pid: int, told: int, after_s: float | None) -> dict[str, Any]:
@@ -163,24 +180,36 @@ def _child(job: dict[str, Any], tell: int) -> None:
 
 def _drive(job: dict[str, Any], tell: int) -> None:
     from flows.bringing_up import bring_up
+    from flows.driving import driving
+    from flows.outcomes import Outcome
     from slipway.clouds.local import LocalCloud
     from slipway.launches.services import build_services
     from slipway.settings import Settings
+    from tasks.launching import create_instance
     from tasks.services import use_services
     from tests.engine import no_engine
 
     point = _point(job, tell)
     _watch_commits(point)
     services = build_services(Settings(**job["settings"]))
-    cloud = _watched_cloud(LocalCloud(Settings(state_dir=Path(job["cloud"]))), point)
+    clouds = {**services.clouds, "local": LocalCloud(Settings(state_dir=Path(job["cloud"])))}
     services = dataclasses.replace(
         services,
-        clouds={"local": cloud},
+        clouds={name: _watched_cloud(cloud, point) for name, cloud in clouds.items()},
         connector=WatchedConnector(services.connector, point),
     )
 
+    async def create(launch: str) -> Outcome:
+        """This one step of it, and no other."""
+        async with driving(launch) as (work, _):
+            await create_instance(work)
+            status = work.launch().status
+        return Outcome(launch_id=launch, server=work.server, status=status)
+
+    drive = create if job.get("only") == "create" else bring_up
+
     async def together() -> list[Any]:
-        return list(await asyncio.gather(*(bring_up(launch) for launch in job["launches"])))
+        return list(await asyncio.gather(*(drive(launch) for launch in job["launches"])))
 
     with use_services(services), no_engine():
         for outcome in asyncio.run(together()):

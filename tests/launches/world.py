@@ -72,7 +72,9 @@ class World:
 
     def write_image(self, name: str, image_id: str) -> None:
         choice = {"image": image_id, "instance_type": "local.small", "user": "admin"}
-        entries = {"local": {"*": {"x86_64": choice, "arm64": choice}}}
+        self.write_entries(name, {"local": {"*": {"x86_64": choice, "arm64": choice}}})
+
+    def write_entries(self, name: str, entries: Mapping[str, Any]) -> None:
         path = self.templates_dir / "images" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         # JSON is YAML as well.

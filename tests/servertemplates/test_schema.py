@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from slipway.servertemplates.schema import SCHEMAS, json_schema, published, write_schemas
+from slipway.launches.schemas import SCHEMAS, json_schema, published, write_schemas
 from slipway.servertemplates.yaml_source import load
 from tests.servertemplates.conftest import IMAGE_MAP
 from tests.servertemplates.test_document import WRONG
@@ -38,7 +38,7 @@ operational: {rotate: a.sh}
 
 @pytest.mark.parametrize("file", sorted(SCHEMAS))
 def test_the_published_schemas_are_current(file: str) -> None:
-    """docs/schema holds what the models say; `python -m slipway.servertemplates.schema
+    """docs/schema holds what the models say; `python -m slipway.launches.schemas
     docs/schema` writes it."""
     assert (DOCS / file).read_text() == published()[file]
     jsonschema.Draft202012Validator.check_schema(json_schema(file))

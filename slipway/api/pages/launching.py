@@ -294,15 +294,18 @@ def _places(site: Site, resolved: ResolvedTemplate) -> tuple[list[Any], str]:
     with one that cannot be asked."""
     entries = resolved.image.entries if resolved.image else {}
     groups, trouble = [], []
-    for name in sorted(site.services.clouds, key=lambda each: (each not in entries, each)):
+    for name in sorted(site.services.clouds):
         try:
-            regions = site.services.clouds[name].regions()
+            cloud = site.services.clouds[name]
+            regions = cloud.regions()
         except SlipwayError as error:
             trouble.append(f"{name}: {error}.")
             continue
-        note = "" if name in entries else " (no image for this template)"
-        groups.append((name + note, [(f"{name}/{region}", region) for region in regions]))
-    return groups, " ".join(trouble)
+        has_image = name in entries or cloud.kind in entries
+        note = "" if has_image else " (no image for this template)"
+        offered = [(f"{name}/{region}", region) for region in regions]
+        groups.append((not has_image, name + note, offered))
+    return [group[1:] for group in sorted(groups)], " ".join(trouble)
 
 
 def _free_name(site: Site, template: str) -> str:

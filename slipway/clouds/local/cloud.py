@@ -60,6 +60,10 @@ class LocalCloud:
         return self._name
 
     @property
+    def kind(self) -> str:
+        return "local"
+
+    @property
     def capabilities(self) -> Capabilities:
         return Capabilities(instances_on_this_host=True)
 

@@ -1,6 +1,6 @@
 """The published JSON Schemas: what an editor checks while somebody writes.
 
-``python -m slipway.servertemplates.schema docs/schema`` writes them; a test holds them current.
+``python -m slipway.launches.schemas docs/schema`` writes them; a test holds them current.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from slipway.launches.cloud_file import CloudsFile
 from slipway.servertemplates.document import ImageMap, ScriptHeader, TemplateDocument
 
 #: File name → (what it describes, its model).
@@ -19,6 +20,7 @@ SCHEMAS: dict[str, tuple[str, type[BaseModel]]] = {
     "server-template.schema.json": ("ServerTemplate", TemplateDocument),
     "image-map.schema.json": ("Image map", ImageMap),
     "script-header.schema.json": ("Script header", ScriptHeader),
+    "clouds.schema.json": ("Clouds file", CloudsFile),
 }
 
 

@@ -1,0 +1,108 @@
+"""Drivers that die while an instance is created, in bad weather: one instance each, always."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from slipway.clouds.base import TAG_LAUNCH
+from slipway.records import Launch
+from slipway.testing.weather import Weather
+from tests.clouds.ec2 import Moto
+from tests.launches.killing import Drivers
+from tests.launches.world import World
+
+#: More points at which a driver may die than there are in this step.
+MANY = 40
+
+
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drivers]:
+    """The process that drivers are forked from."""
+    with Drivers(tmp_path_factory.mktemp("drivers") / "drivers.log") as found:
+        yield found
+
+
+@pytest.fixture
+def machines() -> None:
+    """None: what boots is not looked at here."""
+
+
+def instances(moto: Moto, launches: Sequence[Launch]) -> Counter[str]:
+    """How many instances the account holds for each launch, whatever their state."""
+    pages = moto.client().get_paginator("describe_instances").paginate()
+    tags = [
+        {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())}
+        for page in pages
+        for reservation in page["Reservations"]
+        for found in reservation["Instances"]
+    ]
+    wanted = {launch.id for launch in launches}
+    return Counter(found[TAG_LAUNCH] for found in tags if found.get(TAG_LAUNCH) in wanted)
+
+
+def job(world: World, *launches: Launch) -> dict[str, object]:
+    return {
+        "settings": world.services.settings.model_dump(mode="json"),
+        "cloud": str(world.cloud.directory.parent),
+        "launches": [launch.id for launch in launches],
+        "only": "create",
+    }
+
+
+@pytest.mark.parametrize("lost", ["no reply", "lost before", "lost after"])
+def test_killed_at_every_boundary(
+    ec2_world: World, drivers: Drivers, weather: Weather, moto: Moto, lost: str
+) -> None:
+    """A launch whose drivers die at each commit and each call of this step in turn, with a
+    RunInstances that never arrived or whose reply was lost besides, has one instance."""
+    ec2_world.template()
+    launch = ec2_world.record(cloud="aws")
+    if lost == "lost before":
+        weather.reset("RunInstances")
+    elif lost == "lost after":
+        weather.lose_reply("RunInstances")
+    seen: list[str] = []
+    for _ in range(MANY):
+        ended = drivers.drive(**job(ec2_world, launch), seen=seen)
+        if not ended.killed:
+            break
+        seen.append(ended.point)
+    assert ended.statuses == ["provisioning"]
+    for place in ("before cloud create_instance", "after cloud create_instance", "before commit"):
+        assert any(point.startswith(place) for point in seen)
+    assert instances(moto, [launch]) == {launch.id: 1}
+    assert ec2_world.now(launch).instance_id is not None
+    ec2_world.verify(launch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_a_hundred_times_at_any_instant(
+    ec2_world: World, drivers: Drivers, weather: Weather, moto: Moto
+) -> None:
+    """A hundred drivers, each killed at some instant of creating, half of them with a reply lost
+    before or after the commit: each launch has one instance."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    ec2_world.template()
+    all_launches: list[Launch] = []
+    kills = 0
+    while kills < 100:
+        launches = [ec2_world.record(cloud="aws") for _ in range(4)]
+        all_launches += launches
+        while True:
+            after = {"after_s": dice.uniform(0.02, 0.4)} if kills < 100 else {}
+            trouble = dice.choice([weather.reset, weather.lose_reply, None, None])
+            if trouble is not None:
+                trouble("RunInstances")
+            if not drivers.drive(**job(ec2_world, *launches), **after).killed:
+                break
+            kills += 1
+    assert instances(moto, all_launches) == {launch.id: 1 for launch in all_launches}
+    for launch in all_launches:
+        ec2_world.verify(launch)
