@@ -35,6 +35,15 @@ class ImageState(StrEnum):
     FAILED = "failed"
 
 
+class ResourceKind(StrEnum):
+    """What instances and images are made with, and may leave behind."""
+
+    VOLUME = "volume"
+    SNAPSHOT = "snapshot"
+    KEY_PAIR = "key pair"
+    SECURITY_GROUP = "security group"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What a cloud can do; callers ask before they try."""
@@ -103,6 +112,19 @@ class Image:
     description: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """Something beside instances and images that was made for us."""
+
+    kind: ResourceKind
+    id: str
+    name: str
+    region: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    #: None when the cloud does not tell.
+    created_at: datetime | None = None
+
+
 class Cloud(Protocol):
     """A place where instances run.
 
@@ -167,3 +189,11 @@ class Cloud(Protocol):
 
     def delete_image(self, region: str, image_id: str) -> None:
         """Remove an image and the storage behind it. Removing one that is gone succeeds."""
+
+    def list_resources(
+        self, region: str, kind: ResourceKind, *, tags: Mapping[str, str]
+    ) -> Sequence[Resource]:
+        """What of this kind carries all these tags, and no instance or image uses now."""
+
+    def delete_resource(self, region: str, kind: ResourceKind, resource_id: str) -> None:
+        """Remove it. Removing one that is gone succeeds."""

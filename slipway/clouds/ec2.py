@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 
 from slipway.clock import Clock, SystemClock
 from slipway.clouds.base import (
+    TAG_EXPIRES,
     TAG_INSTALLATION,
     TAG_SERVER,
     Capabilities,
@@ -29,6 +31,8 @@ from slipway.clouds.base import (
     Instance,
     InstanceSpec,
     InstanceState,
+    Resource,
+    ResourceKind,
 )
 from slipway.errors import (
     CapacityUnavailable,
@@ -98,6 +102,11 @@ _IMAGE_STATES = {
     "pending": ImageState.PENDING,
     "available": ImageState.AVAILABLE,
 }
+
+#: How EC2 says that what is to be removed is not there.
+_GONE = re.compile(
+    r"Invalid(Volume|Snapshot|KeyPair|Group|GroupId)\.NotFound|InvalidSecurityGroupID\.NotFound"
+)
 
 _CONNECT_TIMEOUT_S = 10
 #: RunInstances takes seconds on a bad day; whoever gives up early asks again with the same token.
@@ -218,7 +227,15 @@ class Ec2Cloud:
 
     def create_instance(self, spec: InstanceSpec, *, token: str) -> Instance:
         request = self._run_request(spec, token)
-        answer = self._call(spec.region, "run_instances", **request)
+        try:
+            answer = self._call(spec.region, "run_instances", **request)
+        except CloudRefused as error:
+            if "InvalidKeyPair.NotFound" not in str(error):
+                raise
+            # It was removed since we brought it.
+            self._keys.discard((spec.region, request["KeyName"]))
+            self._key_pair(spec)
+            answer = self._call(spec.region, "run_instances", **request)
         return self._instance(spec.region, answer["Instances"][0])
 
     def list_instances(self, region: str, *, tags: Mapping[str, str]) -> Sequence[Instance]:
@@ -308,7 +325,56 @@ class Ec2Cloud:
             self._call(region, "deregister_image", ImageId=image_id)
             for device in found.get("BlockDeviceMappings", ()):
                 if snapshot := device.get("Ebs", {}).get("SnapshotId"):
-                    self._delete_snapshot(region, snapshot)
+                    self.delete_resource(region, ResourceKind.SNAPSHOT, snapshot)
+
+    # -- what they leave behind ------------------------------------------------------------------
+
+    def list_resources(
+        self, region: str, kind: ResourceKind, *, tags: Mapping[str, str]
+    ) -> Sequence[Resource]:
+        filters = _tag_filters(tags)
+        if kind is ResourceKind.VOLUME:
+            free = [*filters, {"Name": "status", "Values": ["available"]}]
+            found = self._items(region, "Volumes", "describe_volumes", Filters=free)
+            return [_resource(kind, region, each, "VolumeId", at="CreateTime") for each in found]
+        if kind is ResourceKind.SNAPSHOT:
+            found = self._unused_snapshots(region, filters)
+            return [_resource(kind, region, each, "SnapshotId", at="StartTime") for each in found]
+        if kind is ResourceKind.KEY_PAIR:
+            found = self._call(region, "describe_key_pairs", Filters=filters)["KeyPairs"]
+            # By name: it is what instances are made with, and all that older clouds know.
+            return [_resource(kind, region, each, "KeyName", at="CreateTime") for each in found]
+        found = self._items(region, "SecurityGroups", "describe_security_groups", Filters=filters)
+        return [_resource(kind, region, each, "GroupId", "GroupName") for each in found]
+
+    def _unused_snapshots(
+        self, region: str, filters: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        found = self._items(
+            region, "Snapshots", "describe_snapshots", OwnerIds=["self"], Filters=filters
+        )
+        if not found:
+            return []
+        used = {
+            device.get("Ebs", {}).get("SnapshotId")
+            for image in self._describe_images(region, {}, "self")
+            for device in image.get("BlockDeviceMappings", ())
+        }
+        return [each for each in found if each["SnapshotId"] not in used]
+
+    def delete_resource(self, region: str, kind: ResourceKind, resource_id: str) -> None:
+        try:
+            if kind is ResourceKind.VOLUME:
+                self._call(region, "delete_volume", VolumeId=resource_id)
+            elif kind is ResourceKind.SNAPSHOT:
+                self._call(region, "delete_snapshot", SnapshotId=resource_id)
+            elif kind is ResourceKind.KEY_PAIR:
+                self._call(region, "delete_key_pair", KeyName=resource_id)
+            else:
+                self._call(region, "delete_security_group", GroupId=resource_id)
+        except CloudRefused as error:
+            if not _GONE.search(str(error)):
+                raise
 
     # -- one call --------------------------------------------------------------------------------
 
@@ -364,7 +430,9 @@ class Ec2Cloud:
                 "KeyName": name,
                 "PublicKeyMaterial": spec.ssh_public_key.encode(),
             }
-            if ours := {k: v for k, v in spec.tags.items() if k == TAG_INSTALLATION}:
+            # Every launch in the region uses it: none of them is named.
+            shared = (TAG_INSTALLATION, TAG_EXPIRES)
+            if ours := {k: v for k, v in spec.tags.items() if k in shared}:
                 request["TagSpecifications"] = _tags_for(ours, "key-pair")
             # A conflict: an earlier process of ours has imported it.
             with suppress(Conflict):
@@ -397,13 +465,6 @@ class Ec2Cloud:
         known = [str(each.get("Name", "")) for each in self._describe_images(region, {}, "self")]
         near = difflib.get_close_matches(wanted, known, n=1)
         return f"; did you mean {near[0]}?" if near else ""
-
-    def _delete_snapshot(self, region: str, snapshot_id: str) -> None:
-        try:
-            self._call(region, "delete_snapshot", SnapshotId=snapshot_id)
-        except CloudRefused as error:
-            if "InvalidSnapshot.NotFound" not in str(error):
-                raise
 
     def _instance(self, region: str, found: Mapping[str, Any]) -> Instance:
         tags = {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())}
@@ -440,6 +501,9 @@ class Ec2Cloud:
         with _translating(f"{self._name} {call} in {region}"):
             pages = self._client(region, "ec2").get_paginator(call)
             return list(pages.paginate(**request, PaginationConfig={"PageSize": _PAGE}))
+
+    def _items(self, region: str, key: str, call: str, **request: Any) -> list[dict[str, Any]]:
+        return [item for page in self._pages(region, call, **request) for item in page[key]]
 
     def _call(self, region: str, call: str, *, service: str = "ec2", **request: Any) -> Any:
         with _translating(f"{self._name} {call} in {region}"):
@@ -543,6 +607,25 @@ def _root_disk(image: Mapping[str, Any]) -> _RootDisk:
         if mapping.get("DeviceName") == device and size_gib:
             return _RootDisk(device=device, size_gib=size_gib)
     return _RootDisk(device=device, size_gib=None)
+
+
+def _resource(
+    kind: ResourceKind,
+    region: str,
+    found: Mapping[str, Any],
+    id_key: str,
+    name_key: str | None = None,
+    *,
+    at: str | None = None,
+) -> Resource:
+    return Resource(
+        kind=kind,
+        id=found[id_key],
+        name=str(found[name_key or id_key]),
+        region=region,
+        tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", ())},
+        created_at=found.get(at) if at else None,
+    )
 
 
 def _image(region: str, found: Mapping[str, Any]) -> Image:

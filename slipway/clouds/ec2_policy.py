@@ -18,6 +18,10 @@ _LOOK = (
     "ec2:DescribeImages",
     "ec2:DescribeInstanceTypeOfferings",
     "ec2:DescribeInstances",
+    "ec2:DescribeKeyPairs",
+    "ec2:DescribeSecurityGroups",
+    "ec2:DescribeSnapshots",
+    "ec2:DescribeVolumes",
 )
 #: What RunInstances makes, and so can be asked to carry a tag; what it only uses.
 _MADE = ("instance", "volume")
@@ -27,7 +31,10 @@ _ANYBODYS = ("image", "snapshot")
 #: Only on what is ours.
 _CHANGE = (
     "ec2:CreateImage",
+    "ec2:DeleteKeyPair",
+    "ec2:DeleteSecurityGroup",
     "ec2:DeleteSnapshot",
+    "ec2:DeleteVolume",
     "ec2:DeregisterImage",
     "ec2:GetConsoleOutput",
     "ec2:RebootInstances",
@@ -59,7 +66,12 @@ def policy(
         _allow("LaunchWith", ("ec2:RunInstances",), _arns(_USED, _ANYBODYS), here),
         _allow("BringKeys", ("ec2:ImportKeyPair",), ["arn:aws:ec2:*:*:key-pair/slipway-*"], here),
         _allow("SaveImages", ("ec2:CreateImage",), _arns(_ANYBODYS), _merged(made, here)),
-        _allow("ChangeOurs", _CHANGE, _arns(("instance",), _ANYBODYS), _merged(ours, here)),
+        _allow(
+            "ChangeOurs",
+            _CHANGE,
+            _arns((*_MADE, "key-pair", "security-group"), _ANYBODYS),
+            _merged(ours, here),
+        ),
         _allow(
             "TagWhatIsMade",
             ("ec2:CreateTags",),

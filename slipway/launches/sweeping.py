@@ -1,7 +1,7 @@
 """Finding and removing what was left behind in a cloud: ours, expired, and used by nobody.
 
 A dry run looks; a real run removes exactly what a look has found, and looks at each thing again
-just before it goes. Another kind of thing (a volume, a key pair) is one more row of `KINDS`.
+just before it goes. Another kind of thing is one more row of `KINDS`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from slipway.clouds.base import (
     Image,
     Instance,
     InstanceState,
+    ResourceKind,
 )
 from slipway.errors import SlipwayError
 from slipway.ids import new_id
@@ -44,7 +45,8 @@ class Thing:
     #: In words: ``running, server web-1``.
     what: str
     tags: Mapping[str, str]
-    created_at: datetime
+    #: None when the cloud does not tell.
+    created_at: datetime | None
     #: Names it may be used by, besides its id.
     names: tuple[str, ...] = ()
 
@@ -67,6 +69,10 @@ class References:
     ended: frozenset[str]
     #: Ids, names and ``name-*`` patterns of images that a launch or an image map names.
     images: frozenset[str]
+
+    def uses_region(self, cloud: str, region: str) -> bool:
+        """Whether a launch that has not ended lives there."""
+        return any((each.cloud, each.region) == (cloud, region) for each in self.active.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +156,23 @@ def _image(image: Image) -> Thing:
     )
 
 
+def _resource_kind(kind: ResourceKind) -> Kind:
+    def listed(cloud: Cloud, region: str, tags: Mapping[str, str]) -> Iterable[Thing]:
+        for each in cloud.list_resources(region, kind, tags=tags):
+            yield Thing(
+                kind=kind.value,
+                id=each.id,
+                what=each.name,
+                tags=each.tags,
+                created_at=each.created_at,
+            )
+
+    def remove(cloud: Cloud, region: str, thing_id: str) -> None:
+        cloud.delete_resource(region, kind, thing_id)
+
+    return Kind(name=kind.value, listed=listed, remove=remove)
+
+
 #: In the order in which they are removed: what uses something goes before it.
 KINDS: tuple[Kind, ...] = (
     Kind(
@@ -162,6 +185,7 @@ KINDS: tuple[Kind, ...] = (
         listed=_images,
         remove=lambda cloud, region, thing_id: cloud.delete_image(region, thing_id),
     ),
+    *(_resource_kind(kind) for kind in ResourceKind),
 )
 
 
@@ -249,7 +273,7 @@ def rows(leftovers: Sequence[Leftover]) -> list[dict[str, str]]:
             "id": each.thing.id,
             "cloud": f"{each.cloud}/{each.region}",
             "what": each.thing.what,
-            "created": f"{each.thing.created_at:%Y-%m-%d %H:%M}",
+            "created": f"{each.thing.created_at:%Y-%m-%d %H:%M}" if each.thing.created_at else "",
             "expired": f"{each.expired_at:%Y-%m-%d %H:%M}",
             "why": each.why,
         }
@@ -320,6 +344,9 @@ def _leftover(
     references: References,
     now: datetime,
 ) -> Leftover | None:
+    if thing.kind == ResourceKind.KEY_PAIR and references.uses_region(cloud, region):
+        # All launches there share it.
+        return None
     verdict = judge(thing, installation_id=services.installation_id, references=references, now=now)
     if verdict is None:
         return None

@@ -21,6 +21,8 @@ from slipway.clouds.base import (
     Instance,
     InstanceSpec,
     InstanceState,
+    Resource,
+    ResourceKind,
 )
 from slipway.errors import CloudRefused, Conflict, InstanceNotFound, NotFound
 
@@ -93,6 +95,8 @@ class FakeCloud:
         self._held: dict[str, _Held] = {}
         self._tokens: dict[tuple[str, str], str] = {}
         self._images: dict[str, Image] = {}
+        self._resources: dict[str, Resource] = {}
+        self._resource_numbers = itertools.count(1)
         self._faults: list[_Fault] = []
         self._image_numbers = itertools.count(1)
         #: Everything it was asked, in order, failed calls included.
@@ -152,6 +156,23 @@ class FakeCloud:
         with self._lock:
             self._images[image.id] = image
         return image
+
+    def add_resource(
+        self, kind: ResourceKind, *, region: str | None = None, tags: Mapping[str, str]
+    ) -> Resource:
+        """Something that an instance or an image has left behind."""
+        number = next(self._resource_numbers)
+        made = Resource(
+            kind=kind,
+            id=f"{kind.replace(' ', '-')}-{number:08x}",
+            name=f"left-{number}",
+            region=region or self._regions[0],
+            tags=dict(tags),
+            created_at=self._clock.now(),
+        )
+        with self._lock:
+            self._resources[made.id] = made
+        return made
 
     @staticmethod
     def host_key(instance_id: str) -> str:
@@ -334,6 +355,24 @@ class FakeCloud:
             self._images.pop(image_id, None)
 
         self._do("delete_image", work, region=region, image_id=image_id)
+
+    def list_resources(
+        self, region: str, kind: ResourceKind, *, tags: Mapping[str, str]
+    ) -> Sequence[Resource]:
+        def work() -> Sequence[Resource]:
+            return [
+                each
+                for each in self._resources.values()
+                if (each.region, each.kind) == (region, kind) and tags.items() <= each.tags.items()
+            ]
+
+        return self._do("list_resources", work, region=region, kind=kind, tags=dict(tags))
+
+    def delete_resource(self, region: str, kind: ResourceKind, resource_id: str) -> None:
+        def work() -> None:
+            self._resources.pop(resource_id, None)
+
+        self._do("delete_resource", work, region=region, kind=kind, resource_id=resource_id)
 
     # -- inside --------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from slipway.clouds.base import (
     Cloud,
     InstanceSpec,
     InstanceState,
+    ResourceKind,
 )
 from slipway.database import Database
 from slipway.errors import CloudUnavailable
@@ -39,6 +40,8 @@ from tests.records.rows import add_launch
 
 REGIONS = ("north", "south")
 DAY = timedelta(days=1)
+#: Where launches on record live.
+HOME = ("one", "north")
 
 
 class Yard:
@@ -65,7 +68,8 @@ class Yard:
         """A launch on record, of a server of its own."""
         self.count += 1
         launch_id = f"launch-{self.count}"
-        columns = {"server_name": f"s-{self.count}", "cloud": "one", "region": "north", **columns}
+        where = dict(zip(("cloud", "region"), HOME, strict=True))
+        columns = {"server_name": f"s-{self.count}", **where, **columns}
         return add_launch(self.services.database, launch_id, status=status.value, **columns)
 
     def tags(
@@ -100,6 +104,9 @@ class Yard:
                     if each.state not in (InstanceState.TERMINATED, InstanceState.STOPPING)
                 }
                 found |= {(name, each.id) for each in cloud.list_images(region, tags={})}
+                for kind in ResourceKind:
+                    left = cloud.list_resources(region, kind, tags={})
+                    found |= {(name, each.id) for each in left}
         return found
 
     def summaries(self, found: Look) -> list[str]:
@@ -285,7 +292,7 @@ def test_rows_for_people(yard: Yard) -> None:
 
 THING = st.fixed_dictionaries(
     {
-        "image": st.booleans(),
+        "kind": st.sampled_from(("instance", "image", *ResourceKind)),
         "cloud": st.sampled_from(("one", "two")),
         "region": st.sampled_from(REGIONS),
         "owner": st.sampled_from((None, None, "slipway-other")),
@@ -307,22 +314,30 @@ def test_a_real_run_does_what_a_dry_run_says(
         for table in ("launch", "server", "audit_entry", "audit_head"):
             connection.exec_driver_sql(f"DELETE FROM {table}")
     yard = Yard(database, tmp_path_factory.mktemp("yard"))
-    may_go = set()
+    may_go: set[tuple[str, str]] = set()
+    key_pairs: list[str] = []
     for thing in things:
         launch, generation = thing["launch"], "1" if thing["old"] else "2"
         if isinstance(launch, LaunchStatus):
             launch = yard.launch(launch, generation=2)
         tags = yard.tags(launch, expires=thing["expires"], owner=thing["owner"])
         tags[TAG_GENERATION] = generation
-        if thing["image"]:
-            cloud = yard.clouds[thing["cloud"]]
+        cloud = yard.clouds[thing["cloud"]]
+        if isinstance(thing["kind"], ResourceKind):
+            made = cloud.add_resource(thing["kind"], region=thing["region"], tags=tags).id
+        elif thing["kind"] == "image":
             made = cloud.add_image(f"image-{yard.count}", region=thing["region"], tags=tags).id
         else:
             made = yard.instance(tags, cloud=thing["cloud"], region=thing["region"])
         in_use = isinstance(thing["launch"], LaunchStatus) and thing["launch"] != "terminated"
-        in_use = in_use and (thing["image"] or not thing["old"])
+        in_use = in_use and (thing["kind"] != "instance" or not thing["old"])
+        # Launches of this test live in one region; its key pairs are shared by all of them.
+        if thing["kind"] is ResourceKind.KEY_PAIR and (thing["cloud"], thing["region"]) == HOME:
+            key_pairs.append(made)
         if thing["expires"] == -DAY and thing["owner"] is None and not in_use:
             may_go.add((thing["cloud"], made))
+    if any(each["launch"] in set(LaunchStatus) - {"terminated"} for each in things):
+        may_go -= {("one", made) for made in key_pairs}
     before = yard.alive()
     found = look(yard.services)
     assert {(each.cloud, each.thing.id) for each in found.leftovers} == may_go & before

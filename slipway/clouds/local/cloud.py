@@ -20,7 +20,15 @@ import psutil
 from pydantic import ValidationError
 
 import slipway
-from slipway.clouds.base import Capabilities, Cloud, Image, Instance, InstanceSpec
+from slipway.clouds.base import (
+    Capabilities,
+    Cloud,
+    Image,
+    Instance,
+    InstanceSpec,
+    Resource,
+    ResourceKind,
+)
 from slipway.clouds.local import wire
 from slipway.clouds.local.faults import Faults
 from slipway.errors import CloudRefused, CloudUnavailable
@@ -134,6 +142,19 @@ class LocalCloud:
         return wire.IMAGE.validate_json(
             self._ask("create-image", id=instance_id, name=name, tags=tags)
         )
+
+    def list_resources(
+        self, region: str, kind: ResourceKind, *, tags: Mapping[str, str]
+    ) -> Sequence[Resource]:
+        """None: a machine's directory is all there is of it."""
+        del kind, tags
+        self._check_region(region)
+        return ()
+
+    def delete_resource(self, region: str, kind: ResourceKind, resource_id: str) -> None:
+        """See `list_resources`: whatever it is, it is gone."""
+        del kind, resource_id
+        self._check_region(region)
 
     def delete_image(self, region: str, image_id: str) -> None:
         self._check_region(region)
