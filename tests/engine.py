@@ -111,8 +111,13 @@ class Api:
         self._client.close()
 
     def text(self, path: str, **query: Any) -> str:
-        """The whole answer."""
+        """The whole answer. A server on SQLite that is busy says 503, and is asked again, as
+        Prefect's own clients do."""
+        deadline = time.monotonic() + RECORDED_WITHIN_S
         response = self._client.post(path, json=query)
+        while response.status_code == 503 and time.monotonic() < deadline:
+            time.sleep(0.2)
+            response = self._client.post(path, json=query)
         response.raise_for_status()
         return response.text
 
