@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, model_validator
 
+from blocks import about
+
 if TYPE_CHECKING:
     from slipway.clouds.ec2 import Ec2Cloud
 
@@ -18,16 +20,20 @@ class Ec2CloudBlock(Block):
     and the API read as well.
 
     Example:
+        What runs there:
         ```python
         from blocks import Ec2CloudBlock
 
-        cloud = Ec2CloudBlock.load("BLOCK_NAME")
-        cloud.get_client().list_instances("eu-central-1", tags={})
+        block = Ec2CloudBlock.load("BLOCK_NAME")
+        for instance in block.get_client().list_instances("eu-central-1", tags={}):
+            print(instance.id, instance.state)
         ```
     """
 
     _block_type_name = "Slipway EC2 Cloud"
     _block_type_slug = "slipway-ec2-cloud"
+    _logo_url = about.icon()
+    _documentation_url = about.page("ec2-cloud")
     _description = "An account of Amazon EC2, or of a cloud with its API, such as Eucalyptus."
 
     regions: list[str] = Field(

@@ -51,7 +51,7 @@ _SCHEDULE_FIELDS = ("slug", "active", "parameters", "schedule")
 _TRIGGERS: TypeAdapter[DeploymentTriggerTypes] = TypeAdapter(DeploymentTriggerTypes)
 
 _BLOCK_TYPE, _BLOCK, _POOL = "block type", "block", "work pool"
-_DEPLOYMENT, _AUTOMATION, _FORM = "deployment", "automation", "form"
+_DEPLOYMENT, _AUTOMATION = "deployment", "automation"
 
 
 def deploy(
@@ -76,8 +76,7 @@ def deploy(
     made.check()
     yield from made.all()
     if choices is not None and not dry_run:
-        for name in apply_forms(choices, api):
-            yield Change(kind=_FORM, name=name, action=Action.CHANGED)
+        yield from apply_forms(choices, api)
 
 
 def _in_pool(wanted: DeployFile, pool: str) -> DeployFile:

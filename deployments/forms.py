@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from slipway.cli.wiring import Action, Change
 from slipway.launches.choices import Choices, TemplateChoice, collect_choices, fingerprint
+from slipway.launches.names import NAME
 from slipway.launches.services import Services
 from slipway.servertemplates import DeclaredInput
 
@@ -77,13 +79,13 @@ class Api(Protocol):
         """The answer, or None when there is no such thing."""
 
 
-def refresh_forms(services: Services, api: Api) -> list[str]:
-    """Bring the forms of all deployments up to date; answers what changed, a phrase each. Run it
-    after deploying: that writes the plain schemas."""
+def refresh_forms(services: Services, api: Api) -> list[Change]:
+    """Bring the forms of all deployments up to date; answers what changed. Run it after deploying:
+    that writes the plain schemas."""
     return apply_forms(collect_choices(services), api)
 
 
-def apply_forms(choices: Choices, api: Api) -> list[str]:
+def apply_forms(choices: Choices, api: Api) -> list[Change]:
     """The same for choices that are known. Asks for each deployment, and writes only to those that
     differ. Flows that are not deployed are left alone."""
     changed = []
@@ -96,7 +98,7 @@ def apply_forms(choices: Choices, api: Api) -> list[str]:
         if deployment["parameter_openapi_schema"] != wanted:
             # Only this: what is not named stays.
             api.patch(f"/deployments/{deployment['id']}", {"parameter_openapi_schema": wanted})
-            changed.append(f"form of {flow}")
+            changed.append(_change(f"{flow}/{flow}", Action.CHANGED))
         if flow == "launch-server":
             changed += _template_deployments(api, deployment, plain, choices)
     return changed
@@ -116,7 +118,7 @@ class FormKeeper:
         self._choices: Choices | None = None
         self._whole_at = 0.0
 
-    def refresh(self) -> list[str]:
+    def refresh(self) -> list[Change]:
         """One turn; answers what changed. Raises `EngineUnavailable` when Prefect is away, and
         makes up for it the next time."""
         seen, now = fingerprint(self._services), self._services.clock.monotonic()
@@ -159,7 +161,7 @@ _SHARED = (
 
 def _template_deployments(
     api: Api, base: Mapping[str, Any], plain: Schema, choices: Choices
-) -> list[str]:
+) -> list[Change]:
     body = {"flows": {"name": {"any_": ["launch-server"]}}, "limit": 200}
     body["deployments"] = {"tags": {"all_": [FORM_TAG]}}
     found = {each["name"]: each for each in api.post("/deployments/filter", body)}
@@ -176,11 +178,16 @@ def _template_deployments(
         before = found.get(name, {})
         if any(before.get(key) != value for key, value in deployment.items()):
             api.post("/deployments/", deployment)
-            changed.append(f"launch-server/{name}")
+            action = Action.CHANGED if before else Action.CREATED
+            changed.append(_change(f"launch-server/{name}", action))
     for name in found.keys() - wanted.keys():
         api.delete(f"/deployments/{found[name]['id']}")
-        changed.append(f"launch-server/{name} removed")
+        changed.append(_change(f"launch-server/{name}", Action.REMOVED))
     return changed
+
+
+def _change(deployment: str, action: Action) -> Change:
+    return Change(kind="form", name=deployment, action=action)
 
 
 # -- what each flow's form looks like --------------------------------------------------------------
@@ -209,7 +216,10 @@ def _launch_request(model: Schema, choices: Choices) -> None:
     types = [name for each in choices.clouds for name in each.instance_types]
     silent = any(not each.instance_types for each in choices.clouds)
     _offer(fields["instance_type"], [] if silent else types)
-    fields["inputs"]["description"] += _inputs_by_template(choices.templates)
+    fields["inputs"]["description"] += " launch-server/TEMPLATE asks for each of them by name."
+    fields["name"]["pattern"] = f"^{NAME}$"
+    if not choices.environments:
+        fields["environment"]["description"] += " There is none yet; leave it empty."
 
 
 def _resume_launch(schema: Schema, choices: Choices) -> None:
@@ -282,18 +292,18 @@ def _offer(field: Schema, values: Iterable[str]) -> None:
         field["enum"] = found
 
 
-def _inputs_by_template(templates: Sequence[TemplateChoice]) -> str:
-    lines = [f"{each.name}: {', '.join(each.inputs)}" for each in templates if each.inputs]
-    return f" Inputs there are: {'; '.join(lines)}." if lines else ""
-
-
 def _inputs(template: TemplateChoice, choices: Choices) -> Schema:
-    fields, required = {}, []
-    for position, (name, declared) in enumerate(template.inputs.items()):
-        fields[name] = _input(name, declared, choices) | {"position": position}
-        needed = declared.is_required and not declared.has_default
-        if needed and name not in choices.given_inputs:
-            required.append(name)
+    required = [
+        name
+        for name, declared in template.inputs.items()
+        if declared.is_required and not declared.has_default and name not in choices.given_inputs
+    ]
+    # What has to be filled in comes first; nobody should have to look for it.
+    names = [*required, *(name for name in template.inputs if name not in required)]
+    fields = {
+        name: _input(name, template.inputs[name], choices) | {"position": position}
+        for position, name in enumerate(names)
+    }
     return {"type": "object", "properties": fields, "required": required}
 
 

@@ -128,7 +128,7 @@ def _api(plan: Plan, client: httpx.AsyncClient) -> list[Service]:
                 plan,
                 _client_environment(plan),
                 # Where a browser reaches Prefect may be another address: said from outside.
-                defaults={"SLIPWAY_PREFECT_UI_URL": plan.prefect_ui_url},
+                defaults={"SLIPWAY_PREFECT_UI_URL": _prefect_pages_url(plan)},
             ),
             probe=HttpProbe(url=f"{plan.api_url}/readyz", client=client),
             url=plan.api_url,
@@ -210,10 +210,22 @@ def _environment(
     plan: Plan, *ours: Mapping[str, str], defaults: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
-    found = {**(defaults or {}), **given, **_PLAIN_OUTPUT, **_slipway_environment(plan)}
+    found = {**_links(plan), **(defaults or {}), **given, **_PLAIN_OUTPUT}
+    found |= _slipway_environment(plan)
     for each in ours:
         found |= each
     return found
+
+
+def _links(plan: Plan) -> dict[str, str]:
+    """Where run pages link to and agents call, unless somebody has said another address."""
+    return {"SLIPWAY_API_URL": plan.api_url} if "api" in plan.parts else {}
+
+
+def _prefect_pages_url(plan: Plan) -> str:
+    """Prefect has two UIs, and its front page leads to the newer one: stay there. Another server
+    than ours may not have it."""
+    return f"{plan.prefect_ui_url}/v2" if "prefect" in plan.parts else plan.prefect_ui_url
 
 
 def _slipway_environment(plan: Plan) -> dict[str, str]:

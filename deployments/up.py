@@ -204,10 +204,10 @@ class _Supervised:
         say = self._stream.say
         say("everything is ready", event="ready")
         if "api" in self._plan.parts:
-            say(f"  Slipway     {self._plan.api_url}")
-        say(f"  Prefect UI  {self._plan.prefect_ui_url}")
+            say(f"  Dashboard and API  {self._plan.api_url}")
+        say(f"  Prefect UI         {self._plan.prefect_ui_url}")
         if self._first_time and "api" in self._plan.parts:
-            say("  a first token for the API: slipway token create NAME --scope admin")
+            say("  a first token to log in with: slipway token create NAME --scope admin")
 
     # -- what a listener does
 

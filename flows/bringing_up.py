@@ -10,7 +10,7 @@ from flows.outcomes import Outcome
 from flows.pictures import publish_timeline
 from slipway.errors import Conflict, LeaseLost
 from slipway.launches.inputs import template_of
-from slipway.launches.work import Work
+from slipway.launches.work import Work, get_launch
 from slipway.records import LaunchStatus
 from slipway.servertemplates import HealthScript
 from tasks.ending import take_down
@@ -28,6 +28,7 @@ from tasks.launching import (
     wait_for_boot,
     wait_for_running,
 )
+from tasks.services import current_services
 from tasks.stepping import tell
 from tasks.threads import records
 
@@ -51,12 +52,16 @@ async def see_through(
         try:
             outcome = await bring_up(launch_id, reopen=reopen)
         except Conflict:
-            pass
+            status = (await records(get_launch, current_services(), launch_id)).status
+            # One whose attempt is over has yet to let go of it; ours is the next.
+            letting_go = status in _ENDED
         else:
             if outcome.status != LOST:
                 return outcome
-        # What the other one's attempt ends in is for a person to look at, not for us to repeat.
-        reopen = ()
+            letting_go = False
+        if not letting_go:
+            # What the other one's attempt ends in is for a person to look at, not for us to repeat.
+            reopen = ()
         await until_free(launch_id)
 
 

@@ -8,6 +8,7 @@
   + LeaseLost                 another process drives this launch now
   + AuditBroken               the audit record of a subject does not verify
   + SchemaMismatch            the database was migrated by a newer Slipway
+  + NotCommitted              the database did not keep what was written (retryable)
   + CloudError
     - CloudUnavailable        no answer, or one that may be different next time (retryable)
     - CloudThrottled          the cloud asks us to slow down (retryable)
@@ -103,6 +104,12 @@ class AuditBroken(SlipwayError):
 
 class SchemaMismatch(SlipwayError):
     """The database was migrated by a newer Slipway."""
+
+
+class NotCommitted(SlipwayError):
+    """The database did not keep what was written."""
+
+    retryable = True
 
 
 class CloudError(SlipwayError):

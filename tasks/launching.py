@@ -27,7 +27,7 @@ from tasks.stepping import (
     step,
     tell,
 )
-from tasks.threads import clouds, following, questions, records
+from tasks.threads import clouds, following, output, questions, records
 from tasks.watching import lookout
 
 #: RightScale's figures for a value of another server: asked every 20 s there, cheaper here;
@@ -260,7 +260,7 @@ async def _follow(attempt: Attempt) -> ScriptOutcome:
         turn = asyncio.ensure_future(following(attempt.follow))
         try:
             while not (await asyncio.wait([turn], timeout=FLUSH_S))[0]:
-                await records(attempt.flush)
+                await output(attempt.flush)
         finally:
             if not turn.done():
                 # Cancelled, or the record cannot be written: nothing must go on behind our back.

@@ -22,8 +22,13 @@ from tasks.threads import records
 
 T = TypeVar("T")
 
-#: One line a step; `PREFECT_LOGGING_EXTRA_LOGGERS` puts it on the run page.
+#: One line a step; `PREFECT_LOGGING_EXTRA_LOGGERS` puts it on the run page. Prefect leaves such
+#: loggers at its root's level, which is WARNING.
 _log = logging.getLogger("slipway.steps")
+_log.setLevel(logging.INFO)
+
+#: Characters of it; the audit has all of them.
+LINE = 160
 
 #: How long a server that answered before may be away: it may be rebooting.
 REACHABLE_AGAIN_S = 300.0
@@ -86,7 +91,11 @@ async def step(
 ) -> AsyncIterator[StepRun]:
     """One audited step. Look at ``finished`` first: a step that succeeded before is skipped."""
     before = work.phase
-    run = await records(work.begin, key, title, phase=phase)
+    try:
+        run = await records(work.begin, key, title, phase=phase)
+    except BaseException:
+        work.forget()
+        raise
     if work.phase is not before:
         tell(work, work.phase)
     if run.finished:
@@ -94,7 +103,8 @@ async def step(
         return
     try:
         yield run
-        _log.info("%s: %s", work.server, work.driver.masker.text(run.summary))
+        said = work.driver.masker.text(run.summary)
+        _log.info("%s: %s", work.server, said if len(said) <= LINE else f"{said[:LINE]}…")
     except asyncio.CancelledError:
         work.forget()
         await asyncio.shield(records(run.fail, SlipwayError("cancelled")))

@@ -18,11 +18,12 @@ import os
 import pwd
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,60 @@ def _start_keeper(session_pid: int) -> str:
     return rest.strip()
 
 
+class PrivateServer:
+    """A server of one test's own on a port of loopback, to be killed and started again.
+
+    Debian's, because Prefect needs the extension pg_trgm, which the one from PyPI lacks. Raises
+    `PostgresUnavailable`.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._binaries = _with_trigrams()
+        self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        self._arguments = ("-h", "127.0.0.1", "-p", str(port))
+        self._home = Path(tempfile.mkdtemp(prefix="slipway-pg-", dir="/tmp"))
+        self._server: subprocess.Popen[str] | None = None
+        try:
+            self._account = _account()
+            if self._account is not None:
+                os.chown(self._home, self._account.pw_uid, self._account.pw_gid)
+            _initialise(self._home, self._binaries, self._account)
+        except BaseException:
+            shutil.rmtree(self._home, ignore_errors=True)
+            raise
+
+    def start(self) -> None:
+        """Serve; raises `PostgresUnavailable`."""
+        # Without a keeper: the kernel ends it with us, however we end.
+        before = ("setpriv", "--pdeathsig", "QUIT")
+        self._server = _serve(
+            self._home, self._binaries, self._account, *self._arguments, before=before
+        )
+
+    def crash(self) -> None:
+        """End at once, without a word to anybody: what was committed is in the log, no more."""
+        if self._server is not None:
+            # "Immediate shutdown". After kill -9 the orphans would keep a new one out for a while.
+            self._server.send_signal(signal.SIGQUIT)
+            self._server.wait()
+            self._server = None
+
+    def end(self) -> None:
+        """Crash, and remove the data."""
+        self.crash()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+def _with_trigrams() -> Path:
+    """The newest of Debian's servers; its package has the extensions."""
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda each: int(each.parts[4])
+    )
+    if not found:
+        raise PostgresUnavailable("Debian's package postgresql is not installed")
+    return found[-1].parent
+
+
 # --- The keeper: everything below runs in its own process -----------------------------------------
 
 
@@ -165,7 +220,7 @@ def _keep(session_pid: int) -> None:
         print(f"ready postgresql://postgres@/postgres?host={home}&port=5432", flush=True)
         session.wait()
         # "Fast shutdown": ends the connections that are left.
-        server.send_signal(2)
+        server.send_signal(signal.SIGINT)
         server.wait()
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -200,36 +255,44 @@ def _binaries(home: Path, account: pwd.struct_passwd | None) -> Path:
 def _run_server(
     home: Path, binaries: Path, account: pwd.struct_passwd | None
 ) -> subprocess.Popen[str]:
-    """A server that accepts connections."""
-    options: dict[str, Any] = {
+    """A server that accepts connections, on a Unix socket only."""
+    _initialise(home, binaries, account)
+    return _serve(home, binaries, account, "-h", "", "-p", "5432")
+
+
+def _options(home: Path, account: pwd.struct_passwd | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "cwd": home,
         "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
         "text": True,
     }
     if account is not None:
-        options |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        found |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    return found
+
+
+def _initialise(home: Path, binaries: Path, account: pwd.struct_passwd | None) -> None:
     data = home / "data"
     initdb = [str(binaries / "initdb"), f"--pgdata={data}", "--username=postgres", "--auth=trust"]
     initdb += ["--encoding=UTF8", "--no-locale", "--no-sync"]
-    made = subprocess.run(initdb, capture_output=True, check=False, **options)
+    made = subprocess.run(initdb, capture_output=True, check=False, **_options(home, account))
     if made.returncode:
         raise PostgresUnavailable(f"initdb failed: {made.stderr}")
-    # No TCP, and no fsync: the data is thrown away.
-    postgres = [
-        str(binaries / "postgres"),
-        "-D",
-        str(data),
-        "-k",
-        str(home),
-        "-p",
-        "5432",
-        "-h",
-        "",
-    ]
-    postgres += ["-F", "-c", "max_connections=300", "-c", "shared_buffers=64MB"]
+
+
+def _serve(
+    home: Path,
+    binaries: Path,
+    account: pwd.struct_passwd | None,
+    *arguments: str,
+    before: Sequence[str] = (),
+) -> subprocess.Popen[str]:
+    postgres = [*before, str(binaries / "postgres"), "-D", str(home / "data"), "-k", str(home)]
+    # No fsync: the data is thrown away, and what a server has written outlives the server.
+    postgres += ["-F", "-c", "max_connections=300", "-c", "shared_buffers=64MB", *arguments]
     server = subprocess.Popen(
         postgres, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        **options,
+        **_options(home, account),
     )  # fmt: skip
     assert server.stderr is not None
     log: list[str] = []
@@ -238,6 +301,8 @@ def _run_server(
         if "database system is ready" in line:
             break
     else:
+        server.wait()
+        server.stderr.close()
         raise PostgresUnavailable(f"the server ended: {''.join(log)}")
     _drain(server.stderr)
     return server
@@ -245,7 +310,13 @@ def _run_server(
 
 def _drain(stream: IO[str]) -> None:
     """Keep reading, so that the server never blocks on a full pipe."""
-    threading.Thread(target=lambda: [None for _ in stream], daemon=True).start()
+
+    def read() -> None:
+        with stream:
+            for _ in stream:
+                pass
+
+    threading.Thread(target=read, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ def resume(
     """
     from slipway.cli import watching
     from slipway.launches.requests import find_launch
+    from slipway.lifecycle import PHASES
     from slipway.records import LaunchStatus
 
     found = session(context)
@@ -65,7 +66,9 @@ def resume(
             f"server {launch.server_name} is {launch.status}: launch it anew, "
             "or finish taking it down with 'slipway decommission'"
         )
-    _check_free(services, launch)
+    if launch.status in PHASES:
+        # Of an attempt that is over, its driver lets go in a moment: the flow waits for that.
+        _check_free(services, launch)
     ui_url = found.ready()
     after = watching.last_seq(services, launch)
     submission = _submit(found, "resume_launch", {"launch": launch.id})

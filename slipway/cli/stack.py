@@ -122,6 +122,8 @@ def up(
     if running is not None:
         _show(running)
         say("it goes on in the background; 'slipway status' shows it, 'slipway down' stops it")
+        if any(each.name == "api" for each in running.services):
+            say("to log in, or to call the API: slipway token create NAME --scope admin")
     raise typer.Exit(code)
 
 

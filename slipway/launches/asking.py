@@ -22,7 +22,7 @@ from slipway.launches.operations import OperationRequest, check
 from slipway.launches.requests import LaunchRequest, plan_launch, record_launch
 from slipway.launches.services import Services
 from slipway.launches.work import get_launch
-from slipway.lifecycle import subject_of
+from slipway.lifecycle import PHASES, subject_of
 from slipway.records import AuditKind, HandOver, Launch, LaunchStatus
 from slipway.steps import is_driven
 
@@ -75,7 +75,11 @@ def ask_launch(
 def ask_resume(
     services: Services, launch_id: str, *, actor: str, also: AlsoLaunch | None = None
 ) -> None:
-    """Have a launch taken up again. Raises `Conflict` when it is over, or in somebody's hands."""
+    """Have a launch taken up again. Raises `Conflict` when it is over, or somebody brings it up.
+
+    One that has just stranded may still be in its driver's hands; the flow waits for those few
+    seconds.
+    """
     launch = get_launch(services, launch_id)
     if launch.status in (
         LaunchStatus.OPERATIONAL,
@@ -83,7 +87,8 @@ def ask_resume(
         LaunchStatus.TERMINATED,
     ):
         raise Conflict(f"launch {launch_id} is {launch.status}: there is nothing to resume")
-    if is_driven(services.database, services.clock, subject_of(launch_id)):
+    under_way = launch.status in PHASES[:-1]
+    if under_way and is_driven(services.database, services.clock, subject_of(launch_id)):
         raise Conflict(f"launch {launch_id} is under way already")
     with services.database.transaction() as connection:
         _tell(connection, services, launch_id, "resume", "asked to resume the launch", actor)

@@ -69,6 +69,7 @@ class TemplateChoice:
     description: str
     #: How it can be referred to: its name, tags, newest revisions.
     references: tuple[str, ...]
+    #: In the order they are asked for.
     inputs: Mapping[str, DeclaredInput] = field(default_factory=dict)
 
 
@@ -176,7 +177,7 @@ def _templates(services: Services, clouds: Mapping[str, CloudChoice]) -> Iterabl
             name=name,
             description=found.description,
             references=tuple(references),
-            inputs=found.inputs,
+            inputs=found.inputs_to_ask(),
         )
 
 

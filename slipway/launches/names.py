@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from slipway.errors import Problem
 
 #: Server names become host names and tags: what DNS allows in one label.
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 def check_name(noun: str, name: str) -> list[Problem]:
     """The problems of a name for a server or an environment; none when it is fine."""
-    if _NAME.fullmatch(name):
+    if re.fullmatch(NAME, name):
         return []
     return [
         Problem(

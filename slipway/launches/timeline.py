@@ -142,16 +142,18 @@ def _links(services: Services, launch: Launch) -> list[str]:
         return []
     base = services.settings.api_url.rstrip("/")
     server, launch_id = quote(launch.server_name), quote(launch.id)
-    pages = {
-        "server": f"{base}/servers/{server}",
-        "launch": f"{base}/launches/{launch_id}",
-        "API": f"{base}/v1/launches/{launch_id}",
-    }
-    return [" · ".join(f"[{name}]({url})" for name, url in pages.items()), ""]
+    # No link to the API: a browser has no token to show there.
+    line = (
+        f"On the dashboard: [launch]({base}/launches/{launch_id}) · "
+        f"[server]({base}/servers/{server}) · "
+        f"through the API: `GET {base}/v1/launches/{launch_id}`"
+    )
+    return [line, ""]
 
 
 def _newest_entries(database: Database, subject: str) -> list[str]:
-    """Without what scripts have printed: that is long, and elsewhere."""
+    """Without what scripts have printed: that is long, and elsewhere. Who did it is said once
+    where it was the same for all: the table is narrow enough."""
     columns = (_ENTRIES.c.at, _ENTRIES.c.step, _ENTRIES.c.summary, _ENTRIES.c.actor)
     query = (
         sa.select(*columns)
@@ -161,8 +163,11 @@ def _newest_entries(database: Database, subject: str) -> list[str]:
     )
     with database.reading() as connection:
         found = list(reversed(connection.execute(query).all()))
-    rows = ["| Time (UTC) | Step | What | Who |", "|---|---|---|---|"]
+    actors = {actor for *_, actor in found}
+    alone = len(actors) == 1
+    table = [["Time (UTC)", "Step", "What", "Who"], ["---"] * 4]
     for at, step, summary, actor in found:
         time = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
-        rows.append(f"| {time} | {cell(step or '')} | {cell(summary)} | {cell(actor)} |")
-    return rows
+        table.append([time, cell(step or ""), cell(summary), cell(actor)])
+    rows = [f"| {' | '.join(row[:3] if alone else row)} |" for row in table]
+    return [f"The newest entries, by {cell(actors.pop())}:", "", *rows] if alone else rows

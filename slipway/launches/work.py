@@ -152,9 +152,9 @@ class Work:
 
     def enter(self, connection: sa.Connection, phase: LaunchStatus) -> None:
         """Walk the phases up to this one, if the launch is not that far yet."""
-        if self.phase is phase:
+        if self._known is not None and self.phase is phase:
             return
-        status = self._status(connection)
+        status = self.phase = self._status(connection)
         if status not in PHASES:
             return
         for behind in PHASES[PHASES.index(status) + 1 : PHASES.index(phase) + 1]:

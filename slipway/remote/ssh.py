@@ -175,8 +175,6 @@ class SshConnector:
     def __init__(self, max_connections: int) -> None:
         self._slots = threading.BoundedSemaphore(max_connections)
         self._keys = _Keys()
-        # An empty configuration: the user's own ~/.ssh/config must not decide about servers.
-        self._config = fabric.Config(ssh_config=SSHConfig(), lazy=True)
 
     def connect(self, endpoint: Endpoint, *, timeout_s: float) -> Remote:
         """Connect, log in, check the host key.
@@ -213,7 +211,9 @@ class SshConnector:
             endpoint.host,
             user=endpoint.user,
             port=endpoint.port,
-            config=self._config,
+            # An empty one: the user's own ~/.ssh/config must not decide about servers. One for
+            # each: fabric writes into it, and for a moment then there is no value in it at all.
+            config=fabric.Config(ssh_config=SSHConfig(), lazy=True),
             forward_agent=False,
             connect_kwargs={
                 "sock": sock,

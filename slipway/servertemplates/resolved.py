@@ -140,6 +140,18 @@ class ResolvedTemplate(_Frozen):
         """The content hash: equal content has it on every machine, other content never."""
         return content_hash(self.document)
 
+    def inputs_to_ask(self) -> dict[str, DeclaredInput]:
+        """The inputs in the order a person is asked for them: the template's own first, those of
+        what it is built upon last."""
+        height = {layer.name: at for at, layer in enumerate(self.layers)}
+
+        def depth(name: str) -> int:
+            # ``layer base-linux``, ``script base-linux/scripts/logging.sh``
+            owners = [each.split()[1].split("/")[0] for each in self.inputs[name].declared_in]
+            return -max((height.get(owner, len(height)) for owner in owners), default=len(height))
+
+        return {name: self.inputs[name] for name in sorted(self.inputs, key=depth)}
+
     def scripts(self) -> list[Script]:
         """Every script: boot, operational, decommission, health."""
         return [

@@ -177,7 +177,7 @@ def test_mistakes_are_found_before_the_first_change(place: Place) -> None:
         f"deployment {place.name}: schedules[2]: it says none of cron, interval and rrule",
         "deployment b: No module named 'flows.nothing'",
         "there is no work pool elsewhere",
-        "there is no block type nothing-like-it here; known are slipway-local-cloud",
+        "no block type nothing-like-it here; known are slipway-ec2-cloud, slipway-local-cloud",
     ):
         assert words in said, said
     assert place.api.get(f"/work_pools/{place.name}") is None

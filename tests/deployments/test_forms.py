@@ -19,6 +19,7 @@ from deployments.forms import (
     plain_schema,
     template_form,
 )
+from slipway.cli.wiring import Change
 from slipway.errors import CloudUnavailable, EngineUnavailable
 from slipway.launches.choices import (
     Choices,
@@ -79,7 +80,7 @@ def test_what_there_is_to_launch() -> None:
     assert all("anyOf" not in each for each in shaped.values())
     assert "default" not in shaped["environment"]
     assert shaped["freeze"]["format"] == "date"
-    assert "web: GREETING, COUNT" in shaped["inputs"]["description"]
+    assert "asks for each of them by name" in shaped["inputs"]["description"]
     # PostgreSQL keeps a schema's keys in an order of its own.
     positions = [each["position"] for each in shaped.values()]
     assert positions == list(range(len(shaped)))
@@ -104,7 +105,7 @@ def test_inputs_are_fields() -> None:
     assert shaped["template"]["enum"] == ["web", "web@prod", "web@r2"]
     assert shaped["template"]["default"] == "web"
     inputs = fields(schema, "Inputs")
-    assert list(inputs) == list(INPUTS)
+    assert list(inputs) == ["COUNT", "COLOR", *(n for n in INPUTS if n not in ("COUNT", "COLOR"))]
     assert not [name for name, each in inputs.items() if "default" in each]
     assert inputs["GREETING"]["pattern"] == "^(?:[A-Z].*)$"
     assert inputs["GREETING"]["description"] == "Empty: what the environment says, else Hello."
@@ -127,6 +128,7 @@ def test_no_inputs_no_field() -> None:
     ("change", "complaint"),
     [
         ({"template": "wep"}, "'wep' is not one of ['web', 'web@prod', 'web@r2']"),
+        ({"name": "Web 1"}, "'Web 1' does not match"),
         ({"inputs": {"COUNT": 9, "COLOR": "red"}}, "9 is greater than the maximum of 5"),
         ({"inputs": {"COLOR": "red"}}, "'COUNT' is a required property"),
         ({"inputs": {"COUNT": 1, "COLOR": "red", "GREETING": "hi"}}, "does not match"),
@@ -201,16 +203,19 @@ class Prefect:
         del self.deployments[path.removeprefix("/deployments/")]
 
 
+def words(changes: list[Change]) -> list[str]:
+    return [f"{each.action} {each.name}" for each in changes]
+
+
 def test_forms_are_applied_once() -> None:
     """Each template gets a deployment like that of its flow; a second time writes nothing; what
     is gone is removed. Flows that are not deployed are left alone."""
     prefect = Prefect("launch-server", "decommission-server")
-    changed = apply_forms(CHOICES, prefect)
-    assert changed == [
-        "form of launch-server",
-        "launch-server/web",
-        "launch-server/db",
-        "form of decommission-server",
+    assert words(apply_forms(CHOICES, prefect)) == [
+        "changed launch-server/launch-server",
+        "created launch-server/web",
+        "created launch-server/db",
+        "changed decommission-server/decommission-server",
     ]
     made = prefect.deployments["launch-server/web"]
     assert made["entrypoint"] == "flows.launch-server"
@@ -221,7 +226,10 @@ def test_forms_are_applied_once() -> None:
     assert not [each for each in prefect.asked if each.split()[0] in ("PATCH", "DELETE")]
     assert "POST /deployments/" not in prefect.asked
     fewer = replace(CHOICES, templates=CHOICES.templates[:1])
-    assert apply_forms(fewer, prefect) == ["form of launch-server", "launch-server/db removed"]
+    assert words(apply_forms(fewer, prefect)) == [
+        "changed launch-server/launch-server",
+        "removed launch-server/db",
+    ]
     assert set(prefect.deployments) == {
         "launch-server/launch-server", "launch-server/web",
         "decommission-server/decommission-server",
@@ -239,7 +247,10 @@ def test_the_keeper_talks_only_when_something_changed(slipway: CommandLine) -> N
     which nothing changed asks nobody, and makes up for one in which Prefect was away."""
     services, prefect = slipway.services, Prefect("launch-server")
     keeper = FormKeeper(services, prefect)
-    assert keeper.refresh() == ["form of launch-server", "launch-server/web"]
+    assert words(keeper.refresh()) == [
+        "changed launch-server/launch-server",
+        "created launch-server/web",
+    ]
     assert offered(prefect, "template") == ["web"]
     prefect.asked.clear()
     regions = slipway.cloud.count("regions")
@@ -253,7 +264,7 @@ def test_the_keeper_talks_only_when_something_changed(slipway: CommandLine) -> N
     with pytest.raises(EngineUnavailable):
         keeper.refresh()
     prefect.away = False
-    assert "form of launch-server" in keeper.refresh()
+    assert "changed launch-server/launch-server" in words(keeper.refresh())
     assert offered(prefect, "environment") == ["staging"]
     services.vault.put("t", SecretStr("x"))
     services.templates.commit("web", "first", "jo")
@@ -264,7 +275,7 @@ def test_the_keeper_talks_only_when_something_changed(slipway: CommandLine) -> N
     assert inputs["TOKEN"]["enum"] == ["cred:t"]
     script = services.settings.templates_dir / "web/scripts/say.sh"
     script.write_text(script.read_text().replace("COUNT", "NUMBER"))
-    assert "launch-server/web" in keeper.refresh()
+    assert "changed launch-server/web" in words(keeper.refresh())
     assert slipway.cloud.count("regions") == regions, "the cloud is not asked for each of these"
 
 

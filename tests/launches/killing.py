@@ -29,7 +29,8 @@ from typing import Any
 #: A driver that takes longer than this hangs.
 HUNG_AFTER_S = 60.0
 
-Point = Callable[[str], None]
+#: Given what happens there, and where it is if that is not where the caller is.
+Point = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,14 +223,14 @@ def _point(job: dict[str, Any], tell: int) -> Point:
     """What is called wherever a driver may die."""
     seen, nth = job.get("seen"), job.get("nth")
     if seen is None and nth is None:
-        return lambda _: None
+        return lambda *_: None
     known = frozenset(seen or ())
     lock = threading.Lock()
     times: Counter[str] = Counter()
 
-    def point(what: str) -> None:
+    def point(what: str, place: str = "") -> None:
         with lock:
-            label = f"{what} {_place(sys._getframe(1))}"
+            label = f"{what} {place or _place(sys._getframe(1))}"
             times[label] += 1
             # Loops: their third round is like their tenth.
             label += f" #{min(times[label], 3)}"
@@ -260,18 +261,27 @@ def _place(frame: FrameType | None) -> str:
 
 
 def _watch_commits(point: Point) -> None:
+    """A commit may be of many transactions; what it is called after is the last of them."""
     from slipway.database import Database
 
-    original = Database.transaction
+    transaction, committed = Database.transaction, Database._committed
+    here = threading.local()
 
     @contextlib.contextmanager
-    def transaction(self: Database) -> Iterator[Any]:
-        with original(self) as connection:
+    def watched_transaction(self: Database) -> Iterator[Any]:
+        with transaction(self) as connection:
             yield connection
-            point("before commit")
-        point("after commit")
+            here.place = _place(sys._getframe(1))
 
-    Database.transaction = transaction  # type: ignore[method-assign]
+    @contextlib.contextmanager
+    def watched_commit(self: Database) -> Iterator[Any]:
+        with committed(self) as connection:
+            yield connection
+            point("before commit", here.place)
+        point("after commit", here.place)
+
+    Database.transaction = watched_transaction  # type: ignore[method-assign]
+    Database._committed = watched_commit  # type: ignore[method-assign]
 
 
 def _watched_cloud(cloud: Any, point: Point) -> Any:

@@ -7,14 +7,16 @@ import dataclasses
 
 import pytest
 
+import flows.bringing_up
 import flows.decommission_server
 import flows.driving
 import tasks.launching
-from flows.bringing_up import bring_up
+from flows.bringing_up import bring_up, see_through
 from flows.decommission_server import decommission_server
 from slipway import steps
 from slipway.clouds.base import InstanceState
 from slipway.errors import Conflict, LeaseLost, SlipwayError
+from slipway.launches import asking
 from slipway.launches.requests import find_launch
 from slipway.launches.work import take_up
 from slipway.lifecycle import subject_of
@@ -165,6 +167,69 @@ def test_two_drivers_at_once(world: World) -> None:
     world.run(twice())
     assert world.runs(launch) == ["one"]
     world.check_invariants(launch)
+
+
+def test_resuming_what_its_driver_has_yet_to_let_go_of(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to resume in the moment after a launch has stranded, the run waits for the driver of
+    that attempt, then makes another."""
+    monkeypatch.setattr(flows.driving, "LOOK_S", 0.02)
+    world.template({"one": counted("one", FAILS_ONCE)})
+    launch = world.record()
+    stranded, refused = asyncio.Event(), asyncio.Event()
+
+    async def holds_on(_: object) -> None:
+        stranded.set()
+        await refused.wait()
+
+    async def free(launch_id: str) -> None:
+        refused.set()
+        await flows.driving.until_free(launch_id)
+
+    monkeypatch.setattr(flows.bringing_up, "publish_timeline", holds_on)
+    monkeypatch.setattr(flows.bringing_up, "until_free", free)
+
+    async def both() -> None:
+        first = asyncio.create_task(bring_up(launch.id))
+        await stranded.wait()
+        (world.machine(launch) / "var/mended").touch()
+        asking.ask_resume(world.services, launch.id, actor="tests")
+        assert (await see_through(launch.id)).status == "operational"
+        assert (await first).status == "stranded"
+
+    world.run(both())
+    assert refused.is_set()
+    assert world.runs(launch) == ["one", "one"]
+    world.check_invariants(launch)
+
+
+def test_what_another_driver_ends_in_is_not_repeated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that finds the launch under way ends as that attempt does, and makes no other; nor is
+    a launch resumed while it is under way."""
+    monkeypatch.setattr(flows.driving, "LOOK_S", 0.02)
+    gate = 'until [ -e "$SLIPWAY_ROOT/var/go" ]; do sleep 0.05; done; exit 3'
+    world.template({"one": counted("one", gate)})
+    launch = world.record()
+
+    async def free(launch_id: str) -> None:
+        (world.machine(launch) / "var/go").touch()
+        await flows.driving.until_free(launch_id)
+
+    monkeypatch.setattr(flows.bringing_up, "until_free", free)
+
+    async def both() -> None:
+        first = asyncio.create_task(bring_up(launch.id))
+        await until(lambda: started(world, launch, "one"), "the first is at work")
+        with pytest.raises(Conflict, match="is under way already"):
+            asking.ask_resume(world.services, launch.id, actor="tests")
+        assert (await see_through(launch.id)).status == "stranded"
+        assert (await first).status == "stranded"
+
+    world.run(both())
+    assert world.runs(launch) == ["one"]
 
 
 def test_a_driver_that_stalled_writes_nothing_after_it_was_replaced(world: World) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import asyncssh
+import fabric
 import paramiko
 import psutil
 import pytest
@@ -269,6 +270,26 @@ def test_connections_at_once_are_capped(server: SshServer) -> None:
     assert answers == [f"{number}\n" for number in range(24)]
     # The server may see an old connection's end a moment after a new one's beginning.
     assert server.most_at_once <= 2 * 3
+
+
+def test_connections_made_at_once_do_not_disturb_each_other(
+    connect: Callable[[], Remote], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While fabric writes the settings of one connection, another comes up all the same."""
+    modify = fabric.Config._modify
+    others: list[Remote] = []
+
+    def interrupted(config: fabric.Config, *change: object) -> None:
+        monkeypatch.setattr(fabric.Config, "_modify", modify)
+        # As in the middle of it; here a second thread gets its turn.
+        config._set(_config={})
+        others.append(connect())
+        modify(config, *change)
+
+    monkeypatch.setattr(fabric.Config, "_modify", interrupted)
+    for remote in [connect(), *others]:
+        assert remote.run(Command(text="echo up", timeout_s=20)).stdout == "up\n"
+    assert others, "one was made in the middle of another"
 
 
 def test_failed_and_forgotten_connections_give_their_slot_back(

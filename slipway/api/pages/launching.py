@@ -208,7 +208,7 @@ def _fields(
             source = f"environment {found.name}"
             elsewhere = with_values(elsewhere, found.inputs, source)
     inputs = input_fields(
-        resolved.inputs,
+        resolved.inputs_to_ask(),
         filled,
         elsewhere=elsewhere,
         credentials=services.vault.names(),

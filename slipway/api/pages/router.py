@@ -18,7 +18,7 @@ from slipway.api.pages import (
     servers,
     templates,
 )
-from slipway.api.pages.rendering import STATIC
+from slipway.api.pages.rendering import SECURITY_HEADERS, STATIC
 from slipway.api.pages.web import PageRoute, not_found_page, wants_html
 from slipway.api.problems import on_http
 
@@ -27,6 +27,9 @@ _FILES = {
     "slipway.css": "text/css",
     "slipway.js": "text/javascript",
     "icon.svg": "image/svg+xml",
+    # Of the blocks in Prefect's UI.
+    "icon.png": "image/png",
+    "blocks.html": "text/html",
 }
 
 
@@ -53,14 +56,13 @@ def pages_router() -> APIRouter:
 
 
 def static(request: Request, name: str) -> Response:
-    """A file of ours. Its address changes with its content, so it may be kept for ever."""
+    """A file of ours. Our pages' addresses of it change with its content, so it may be kept for
+    ever; what others have noted down does not."""
     if name not in _FILES:
         raise HTTPException(404, f"There is nothing at {request.url.path}.")
+    kept = "max-age=31536000, immutable" if "v" in request.query_params else "max-age=3600"
     return FileResponse(
         STATIC / name,
         media_type=_FILES[name],
-        headers={
-            "Cache-Control": "public, max-age=31536000, immutable",
-            "X-Content-Type-Options": "nosniff",
-        },
+        headers={**SECURITY_HEADERS, "Cache-Control": f"public, {kept}"},
     )
