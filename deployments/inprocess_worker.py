@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from prefect.flows import Flow
 
     from deployments.launch_rescue import LaunchRescue
+    from deployments.prefect_api import PrefectApi
     from deployments.rescue import FlowShelf, Rescue
     from slipway.launches.services import Services
     from slipway.workers import Duty
@@ -114,6 +115,7 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
     _shelf: FlowShelf
     _rescue: Rescue
     _launch_rescue: LaunchRescue
+    _api: PrefectApi
     _starting: asyncio.Semaphore
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -147,7 +149,9 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
         The first SIGTERM or SIGINT drains: nothing new is taken, runs may end for a while, the rest
         is handed back. A second one hands back at once.
         """
+        from deployments.deployment_engine import DeploymentEngine
         from deployments.launch_rescue import LaunchRescue
+        from deployments.prefect_api import PrefectApi
         from deployments.rescue import FlowShelf, Rescue
         from tasks.services import current_services
 
@@ -170,12 +174,14 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
                 make_patient(self.client)
                 self._shelf = FlowShelf(self.client)
                 self._rescue = Rescue(self.client, services, self._shelf)
-                self._launch_rescue = LaunchRescue(
-                    self.client,
-                    services,
-                    self._rescue,
-                    work_queue=min(self._work_queues, default=None),
-                )
+                api_url = get_current_settings().api.url
+                assert api_url is not None, "a worker has a server"
+                self._api = PrefectApi.from_environ(api_url)
+                stack.callback(self._api.close)
+                # Its runs wait where those that we take do.
+                queue = min(self._work_queues, default=None)
+                starter = DeploymentEngine(self._api, work_queue=queue)
+                self._launch_rescue = LaunchRescue(self.client, services, self._rescue, starter)
                 await self._flows.start()
                 printer(f"Worker {self.name!r} started: {self._duty.worker_id}")
                 with self._signals():
@@ -206,11 +212,8 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
         """The forms of the deployments offer what there is. Every worker does it: all come to the
         same, and whoever is second finds nothing to change."""
         from deployments.forms import FormKeeper
-        from deployments.prefect_api import PrefectApi
 
-        api_url = get_current_settings().api.url
-        assert api_url is not None, "a worker has a server"
-        keeper = FormKeeper(self._services, PrefectApi.from_environ(api_url))
+        keeper = FormKeeper(self._services, self._api)
 
         async def refresh() -> None:
             await asyncio.to_thread(keeper.refresh)

@@ -14,10 +14,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.states import Crashed
 
-from deployments.deployment_engine import deployment_name
 from deployments.rescue import MAX_TRIES, Rescue, owner_of
 from flows.runs import strand_launch
-from slipway.launches.engine import FlowName
+from slipway.errors import EngineUnavailable
+from slipway.launches.engine import FlowName, FlowStarter
 from slipway.launches.services import Services
 from slipway.launches.unattended import Unattended, unattended
 from slipway.records import LaunchStatus
@@ -33,14 +33,12 @@ class LaunchRescue:
         client: PrefectClient,
         services: Services,
         rescue: Rescue,
-        *,
-        work_queue: str | None = None,
+        starter: FlowStarter,
     ) -> None:
         self._client = client
-        #: Where their runs are to wait; None means in that of the deployment.
-        self._work_queue = work_queue
         self._services = services
         self._rescue = rescue
+        self._starter = starter
         #: Launches whose driver was silent for too long when we last looked.
         self._silent: set[str] = set()
 
@@ -100,20 +98,13 @@ class LaunchRescue:
         if launch.status is LaunchStatus.DECOMMISSIONING:
             flow, parameters = "decommission_server", {"server": launch.launch_id}
         try:
-            deployment = await self._client.read_deployment_by_name(deployment_name(flow))
-        except ObjectNotFound:
-            _log.error(
-                "nobody drives %s, and there is no deployment %s to take it up; 'slipway deploy'",
-                launch.server,
-                deployment_name(flow),
+            # Not by the client at hand: it would hold our parameters against the form, which
+            # offers names of servers.
+            run_id = await asyncio.to_thread(
+                self._starter.start, flow, parameters, idempotency_key=key, tags=[tag]
             )
+        except EngineUnavailable as error:
+            _log.error("nobody drives %s, and it cannot be taken up now: %s", launch.server, error)
             return
-        run = await self._client.create_flow_run_from_deployment(
-            deployment.id,
-            parameters=parameters,
-            idempotency_key=key,
-            tags=[tag],
-            work_queue_name=self._work_queue,
-        )
-        if run.id not in {each.id for each in before}:
-            _log.warning("nobody drives %s; flow run %s takes it up", launch.server, run.name)
+        if run_id not in {str(each.id) for each in before}:
+            _log.warning("nobody drives %s; flow run %s takes it up", launch.server, run_id)
