@@ -57,7 +57,6 @@ def test_a_cluster(the_cluster: Cluster) -> None:
         it.restart(part)
     a_worker_dies(it)
     an_api_dies_with_what_it_promised(it)
-    killed(it, "redis", lambda: (it.kill("redis"), it.restart("redis")))
     killed(it, "postgres", lambda: (it.postgres.crash(), it.postgres.start()))
 
 
