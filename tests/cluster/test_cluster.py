@@ -45,9 +45,8 @@ def the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clu
 @pytest.mark.timeout(600)
 def test_a_cluster(the_cluster: Cluster) -> None:
     """With PostgreSQL, Redis, two Prefect servers, three workers and two APIs, launches through
-    either API do all that launches do; and when a Prefect server, a worker, an API, Redis or
-    PostgreSQL is killed in the middle of them, each comes up with one instance and no script run
-    twice."""
+    either API do all that launches do; and when a Prefect server, a worker, an API or PostgreSQL
+    is killed in the middle of them, each comes up with one instance and no script run twice."""
     it = the_cluster
     it.world.template({"held": counted("held", WAITS)}, name="held")
     it.world.template({"quick": counted("quick")}, name="quick")
