@@ -215,8 +215,10 @@ def _local_cloud(found: Session) -> Check:
 
 def _others(found: Session) -> list[str]:
     """The clouds of the file; one that cannot be read is told by whoever opens the database."""
+    from slipway.launches.cloud_file import LOCAL
+
     try:
-        return [name for name in found.services.clouds if name != "local"]
+        return [name for name in found.services.clouds if name != LOCAL]
     except (SlipwayError, OSError):
         return []
 

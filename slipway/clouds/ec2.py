@@ -218,9 +218,13 @@ class Ec2Cloud:
 
     def instance_types(self, region: str) -> Sequence[str]:
         if region not in self._types:
-            pages = self._pages(region, "describe_instance_type_offerings", LocationType="region")
-            found = [one["InstanceType"] for page in pages for one in page["InstanceTypeOfferings"]]
-            self._types[region] = tuple(sorted(found))
+            found = self._items(
+                region,
+                "InstanceTypeOfferings",
+                "describe_instance_type_offerings",
+                LocationType="region",
+            )
+            self._types[region] = tuple(sorted(each["InstanceType"] for each in found))
         return self._types[region]
 
     # -- instances -------------------------------------------------------------------------------
@@ -240,11 +244,12 @@ class Ec2Cloud:
 
     def list_instances(self, region: str, *, tags: Mapping[str, str]) -> Sequence[Instance]:
         # Never by id: ids exclude paging, and one that is unknown fails the whole call.
-        pages = self._pages(region, "describe_instances", Filters=_tag_filters(tags))
+        reservations = self._items(
+            region, "Reservations", "describe_instances", Filters=_tag_filters(tags)
+        )
         return [
             self._instance(region, found)
-            for page in pages
-            for reservation in page["Reservations"]
+            for reservation in reservations
             for found in reservation["Instances"]
         ]
 
@@ -453,13 +458,13 @@ class Ec2Cloud:
     def _describe_images(
         self, region: str, filters: Mapping[str, str], owner: str | None = None
     ) -> list[dict[str, Any]]:
-        pages = self._pages(
+        return self._items(
             region,
+            "Images",
             "describe_images",
             Filters=[{"Name": name, "Values": [value]} for name, value in filters.items()],
             **({"Owners": [owner]} if owner else {}),
         )
-        return [image for page in pages for image in page["Images"]]
 
     def _nearest(self, region: str, wanted: str) -> str:
         known = [str(each.get("Name", "")) for each in self._describe_images(region, {}, "self")]
@@ -497,13 +502,12 @@ class Ec2Cloud:
                 f"no region {region!r} is configured for cloud {self._name}; it has {known}"
             ) from None
 
-    def _pages(self, region: str, call: str, **request: Any) -> list[dict[str, Any]]:
+    def _items(self, region: str, key: str, call: str, **request: Any) -> list[dict[str, Any]]:
+        """What all pages of a listing have under this key."""
         with _translating(f"{self._name} {call} in {region}"):
             pages = self._client(region, "ec2").get_paginator(call)
-            return list(pages.paginate(**request, PaginationConfig={"PageSize": _PAGE}))
-
-    def _items(self, region: str, key: str, call: str, **request: Any) -> list[dict[str, Any]]:
-        return [item for page in self._pages(region, call, **request) for item in page[key]]
+            found = pages.paginate(**request, PaginationConfig={"PageSize": _PAGE})
+            return [item for page in found for item in page[key]]
 
     def _call(self, region: str, call: str, *, service: str = "ec2", **request: Any) -> Any:
         with _translating(f"{self._name} {call} in {region}"):

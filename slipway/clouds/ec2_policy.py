@@ -62,14 +62,14 @@ def policy(
         _allow(
             "FindImages", ("ssm:GetParameter",), ["arn:aws:ssm:*:*:parameter/aws/service/*"], here
         ),
-        _allow("Launch", ("ec2:RunInstances",), _arns(_MADE), _merged(made, here)),
-        _allow("LaunchWith", ("ec2:RunInstances",), _arns(_USED, _ANYBODYS), here),
+        _allow("Launch", ("ec2:RunInstances",), _arns(*_MADE), _merged(made, here)),
+        _allow("LaunchWith", ("ec2:RunInstances",), _arns(*_USED, *_ANYBODYS), here),
         _allow("BringKeys", ("ec2:ImportKeyPair",), ["arn:aws:ec2:*:*:key-pair/slipway-*"], here),
-        _allow("SaveImages", ("ec2:CreateImage",), _arns(_ANYBODYS), _merged(made, here)),
+        _allow("SaveImages", ("ec2:CreateImage",), _arns(*_ANYBODYS), _merged(made, here)),
         _allow(
             "ChangeOurs",
             _CHANGE,
-            _arns((*_MADE, "key-pair", "security-group"), _ANYBODYS),
+            _arns(*_MADE, "key-pair", "security-group", *_ANYBODYS),
             _merged(ours, here),
         ),
         _allow(
@@ -98,12 +98,9 @@ def _allow(
     }
 
 
-def _arns(owned: Sequence[str], anybodys: Sequence[str] = ()) -> list[str]:
+def _arns(*kinds: str) -> list[str]:
     """Images and snapshots have no account in their ARN."""
-    return [
-        *(f"arn:aws:ec2:*:*:{kind}/*" for kind in owned if kind not in _ANYBODYS),
-        *(f"arn:aws:ec2:*::{kind}/*" for kind in (*owned, *anybodys) if kind in _ANYBODYS),
-    ]
+    return [f"arn:aws:ec2:*:{'' if kind in _ANYBODYS else '*'}:{kind}/*" for kind in kinds]
 
 
 def _merged(*conditions: dict[str, dict[str, Any]]) -> dict[str, Any]:

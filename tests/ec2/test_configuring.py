@@ -130,11 +130,9 @@ def calls_of_the_adapter() -> set[str]:
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
-            and node.func.attr in ("_call", "_pages", "_items")
+            and node.func.attr in ("_call", "_items")
         ):
             operation = node.args[2 if node.func.attr == "_items" else 1]
-            if isinstance(operation, ast.Name):
-                continue  # `_items` passing on what it was given
             assert isinstance(operation, ast.Constant), "a name that can be read here"
             names.add(operation.value)
     session = botocore.session.get_session()
