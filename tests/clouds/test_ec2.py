@@ -107,3 +107,16 @@ def test_new_instances_are_unlisted_for_a_while(case: CloudCase, weather: Weathe
     assert case.listed() == []
     weather.unlisted_s = 0
     assert [each.id for each in case.listed()] == [made.id]
+
+
+def test_an_image_takes_its_snapshots_with_it(case: CloudCase, moto: Moto) -> None:
+    """Deleting an image leaves no storage behind that goes on costing."""
+    instance = case.running()
+    made = case.cloud.create_image(case.region, instance.id, name="to-go", tags=case.tags)
+    client = moto.client()
+    [image] = client.describe_images(ImageIds=[made.id])["Images"]
+    snapshots = {each["Ebs"]["SnapshotId"] for each in image["BlockDeviceMappings"]}
+    assert snapshots
+    case.cloud.delete_image(case.region, made.id)
+    left = client.describe_snapshots(OwnerIds=["self"])["Snapshots"]
+    assert not snapshots & {each["SnapshotId"] for each in left}

@@ -218,6 +218,26 @@ def test_images(yard: Yard) -> None:
     assert left == {*names, "debian-12"} - {"gone"}
 
 
+def test_a_key_pair_stays_while_a_launch_lives_in_its_region(yard: Yard) -> None:
+    """All launches of a region share it, whichever brought it; elsewhere it goes."""
+    yard.launch(LaunchStatus.OPERATIONAL)
+    cloud, region = HOME
+    for where, kind in (
+        (cloud, ResourceKind.KEY_PAIR),
+        (cloud, ResourceKind.VOLUME),
+        ("two", ResourceKind.KEY_PAIR),
+    ):
+        yard.clouds[where].add_resource(kind, region=region, tags=yard.tags(None))
+
+    def left() -> set[tuple[str, str]]:
+        return {(each.cloud, each.thing.kind) for each in look(yard.services).leftovers}
+
+    assert left() == {(cloud, "volume"), ("two", "key pair")}
+    with yard.services.database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE launch SET status = 'terminated'")
+    assert left() == {(cloud, "volume"), ("two", "key pair"), (cloud, "key pair")}
+
+
 def test_an_image_map_that_cannot_be_read_keeps_all_images(yard: Yard) -> None:
     """Nobody knows what it names; the look says so."""
     yard.clouds["one"].add_image("old", tags=yard.tags(None))
