@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -291,6 +292,8 @@ async def _memory(launch_ids: list[str]) -> dict[str, Any]:
     running += [asyncio.create_task(launch_shard(shard, [])) for shard in shards]
     await waiting(measured)
     used = me.memory_info().rss - before
+    # They are cancelled on purpose; Prefect would tell of a crash for each of them.
+    logging.disable()
     for each in running:
         each.cancel()
     await asyncio.gather(*running, return_exceptions=True)
