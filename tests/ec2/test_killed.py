@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import random
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from slipway.clouds.base import TAG_LAUNCH
+from slipway.launches.services import build_services
+from slipway.launches.sweeping import look, sweep
 from slipway.records import Launch
+from slipway.testing.fake_clock import FakeClock
 from slipway.testing.weather import Weather
 from tests.clouds.ec2 import Moto
 from tests.launches.killing import Drivers
@@ -106,3 +114,59 @@ def test_killed_a_hundred_times_at_any_instant(
     assert instances(moto, all_launches) == {launch.id: 1 for launch in all_launches}
     for launch in all_launches:
         ec2_world.verify(launch)
+
+
+def backup_of(world: World, path: Path) -> str:
+    """The URL of a copy of the database as it is now."""
+    url = world.services.settings.database_url
+    assert url is not None
+    with (
+        contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as records,
+        contextlib.closing(sqlite3.connect(path)) as copy,
+    ):
+        records.backup(copy)
+    return f"sqlite:///{path}"
+
+
+def test_a_sweep_removes_what_a_killed_run_left(
+    ec2_world: World, drivers: Drivers, weather: Weather, moto: Moto, tmp_path: Path
+) -> None:
+    """A driver was killed before it could note its instance, and a backup from before that launch
+    was restored: a sweep finds the instance nobody knows, once it has expired, and leaves the one
+    of a launch that is under way."""
+    ec2_world.template()
+    known = ec2_world.record(cloud="aws")
+    assert not drivers.drive(**job(ec2_world, known)).killed
+    url = backup_of(ec2_world, tmp_path / "backup.db")
+    lost = ec2_world.record(cloud="aws")
+    seen: list[str] = []
+    while not (seen and seen[-1].startswith("after cloud create_instance")):
+        ended = drivers.drive(**job(ec2_world, lost), seen=seen)
+        assert ended.killed
+        seen.append(ended.point)
+    assert instances(moto, [lost, known]) == {lost.id: 1, known.id: 1}
+    settings = ec2_world.services.settings.model_copy(update={"database_url": url})
+    restored = build_services(settings)
+    clock = FakeClock(restored.clock.now())
+    restored = dataclasses.replace(restored, clock=clock)
+    try:
+        assert look(restored).leftovers == ()
+        clock.advance((lost.expires_at - clock.now() + timedelta(minutes=1)).total_seconds())
+        found = look(restored)
+        left = [each for each in found.leftovers if each.thing.kind == "instance"]
+        assert [each.thing.tags[TAG_LAUNCH] for each in left] == [lost.id]
+        swept = sweep(restored, found, actor="tests", because="asked")
+        assert {each.outcome for each in swept.removals} == {"removed"}
+        assert look(restored).leftovers == ()
+    finally:
+        restored.database.close()
+    states = {
+        tag["Value"]: each["State"]["Name"]
+        for page in moto.client().get_paginator("describe_instances").paginate()
+        for reservation in page["Reservations"]
+        for each in reservation["Instances"]
+        for tag in each.get("Tags", ())
+        if tag["Key"] == TAG_LAUNCH
+    }
+    assert states[known.id] == "running"
+    assert states[lost.id] in ("shutting-down", "terminated")
