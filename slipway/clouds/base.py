@@ -53,6 +53,12 @@ class Capabilities:
     stop_start: bool = True
     images: bool = True
     console_output: bool = True
+    copy_images: bool = True
+    share_images: bool = True
+    deprecate_images: bool = True
+    #: Instances are asked for on the spot market; without room there one may be made on demand
+    #: instead (`InstanceSpec.on_demand`).
+    spot_fallback: bool = False
     #: Instances run on this very computer: its loopback addresses lead them to us.
     instances_on_this_host: bool = False
 
@@ -71,6 +77,8 @@ class InstanceSpec:
     login_user: str
     user_data: str = ""
     root_disk_gib: int | None = None
+    #: Not on the spot market, whatever the cloud is configured to do.
+    on_demand: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -186,6 +194,17 @@ class Cloud(Protocol):
     ) -> Image:
         """Start to save the instance's disk as an image; raises `Conflict` when the name is
         taken."""
+
+    def copy_image(
+        self, source: Image, region: str, *, name: str, tags: Mapping[str, str], token: str
+    ) -> Image:
+        """Start to copy an image into another region. The same token gives the same copy."""
+
+    def share_image(self, region: str, image_id: str, *, accounts: Sequence[str]) -> None:
+        """Let these accounts launch from an image of ours, besides those that may already."""
+
+    def deprecate_image(self, region: str, image_id: str, *, at: datetime) -> None:
+        """From then on the image is not offered any more; who knows its id can still use it."""
 
     def delete_image(self, region: str, image_id: str) -> None:
         """Remove an image and the storage behind it. Removing one that is gone succeeds."""

@@ -8,9 +8,9 @@ import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 import botocore.exceptions as boto_errors
@@ -69,6 +69,7 @@ CODES: Mapping[str, type[SlipwayError]] = {
     "InsufficientInstanceCapacity": CapacityUnavailable,
     "InstanceLimitExceeded": CapacityUnavailable,
     "MaxSpotInstanceCountExceeded": CapacityUnavailable,
+    "SpotMaxPriceTooLow": CapacityUnavailable,
     "VcpuLimitExceeded": CapacityUnavailable,
     "InvalidInstanceID.Malformed": InstanceNotFound,
     "InvalidInstanceID.NotFound": InstanceNotFound,
@@ -156,7 +157,8 @@ class Ec2Options:
     role_arn: str | None = None
     external_id: str | None = None
     instance_profile: str | None = None
-    spot: bool = False
+    #: ``preferred``: without room on the spot market an instance may be made on demand.
+    spot: Literal["never", "preferred", "only"] = "never"
     capabilities: Capabilities = field(default_factory=Capabilities)
     #: Require session tokens for instance metadata (IMDSv2).
     metadata_tokens: bool = True
@@ -211,7 +213,7 @@ class Ec2Cloud:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._options.capabilities
+        return replace(self._options.capabilities, spot_fallback=self._options.spot == "preferred")
 
     def regions(self) -> Sequence[str]:
         return tuple(self._options.regions)
@@ -316,13 +318,47 @@ class Ec2Cloud:
             Name=name,
             TagSpecifications=_tags_for(tags, "image", "snapshot"),
         )
+        return self._pending_image(region, answer["ImageId"], name, tags)
+
+    def copy_image(
+        self, source: Image, region: str, *, name: str, tags: Mapping[str, str], token: str
+    ) -> Image:
+        request: dict[str, Any] = {
+            "SourceImageId": source.id,
+            "SourceRegion": source.region,
+            "Name": name,
+            "Description": source.description,
+            "TagSpecifications": _tags_for(tags, "image", "snapshot"),
+            "ClientToken": token,
+        }
+        if self._options.encrypted_disks:
+            request["Encrypted"] = True
+        answer = self._call(region, "copy_image", **request)
+        return self._pending_image(region, answer["ImageId"], name, tags, source.description)
+
+    def share_image(self, region: str, image_id: str, *, accounts: Sequence[str]) -> None:
+        # Its snapshots need not be shared besides: leave to launch is enough.
+        self._call(
+            region,
+            "modify_image_attribute",
+            ImageId=image_id,
+            LaunchPermission={"Add": [{"UserId": account} for account in accounts]},
+        )
+
+    def deprecate_image(self, region: str, image_id: str, *, at: datetime) -> None:
+        self._call(region, "enable_image_deprecation", ImageId=image_id, DeprecateAt=at)
+
+    def _pending_image(
+        self, region: str, image_id: str, name: str, tags: Mapping[str, str], description: str = ""
+    ) -> Image:
         return Image(
-            id=answer["ImageId"],
+            id=image_id,
             name=name,
             state=ImageState.PENDING,
             region=region,
             created_at=self._clock.now(),
             tags=dict(tags),
+            description=description,
         )
 
     def delete_image(self, region: str, image_id: str) -> None:
@@ -419,7 +455,7 @@ class Ec2Cloud:
             request["SecurityGroupIds"] = list(place.security_groups)
         if options.instance_profile is not None:
             request["IamInstanceProfile"] = {"Name": options.instance_profile}
-        if options.spot:
+        if options.spot != "never" and not spec.on_demand:
             request["InstanceMarketOptions"] = {
                 "MarketType": "spot",
                 "SpotOptions": {"SpotInstanceType": "one-time"},

@@ -36,14 +36,16 @@ _CHANGE = (
     "ec2:DeleteSnapshot",
     "ec2:DeleteVolume",
     "ec2:DeregisterImage",
+    "ec2:EnableImageDeprecation",
     "ec2:GetConsoleOutput",
+    "ec2:ModifyImageAttribute",
     "ec2:RebootInstances",
     "ec2:StartInstances",
     "ec2:StopInstances",
     "ec2:TerminateInstances",
 )
 #: The calls that make something and tag it in one.
-_TAGGING = ("CreateImage", "ImportKeyPair", "RunInstances")
+_TAGGING = ("CopyImage", "CreateImage", "ImportKeyPair", "RunInstances")
 
 
 def policy(
@@ -65,7 +67,12 @@ def policy(
         _allow("Launch", ("ec2:RunInstances",), _arns(*_MADE), _merged(made, here)),
         _allow("LaunchWith", ("ec2:RunInstances",), _arns(*_USED, *_ANYBODYS), here),
         _allow("BringKeys", ("ec2:ImportKeyPair",), ["arn:aws:ec2:*:*:key-pair/slipway-*"], here),
-        _allow("SaveImages", ("ec2:CreateImage",), _arns(*_ANYBODYS), _merged(made, here)),
+        _allow(
+            "SaveImages",
+            ("ec2:CopyImage", "ec2:CreateImage"),
+            _arns(*_ANYBODYS),
+            _merged(made, here),
+        ),
         _allow(
             "ChangeOurs",
             _CHANGE,

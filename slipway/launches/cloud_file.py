@@ -94,12 +94,24 @@ class Ec2Entry(_Written):
     instance_profile: Text | None = Field(
         default=None, description="What instances may do in the account."
     )
-    spot: bool = Field(default=False, description="Ask for spot instances.")
+    spot: Literal["never", "preferred", "only"] = Field(
+        default="never",
+        description="Ask for spot instances; preferred: on demand where there is no room for one.",
+    )
     metadata_tokens: bool = Field(default=True, description="Require IMDSv2.")
     encrypted_disks: bool = Field(default=True, description="Encrypt root disks.")
-    lacks: tuple[Literal["client_tokens", "stop_start", "images", "console_output"], ...] = Field(
-        default=(), title="capability", description="What a cloud with EC2's API cannot do."
-    )
+    lacks: tuple[
+        Literal[
+            "client_tokens",
+            "stop_start",
+            "images",
+            "console_output",
+            "copy_images",
+            "share_images",
+            "deprecate_images",
+        ],
+        ...,
+    ] = Field(default=(), title="capability", description="What a cloud with EC2's API cannot do.")
     ssh_port_tag: Text | None = Field(
         default=None,
         description="Tag that tells an instance's SSH port, where an address is shared.",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,7 +19,7 @@ from slipway.clouds.base import (
     InstanceSpec,
     InstanceState,
 )
-from slipway.errors import InstanceFailed, NotFound
+from slipway.errors import CapacityUnavailable, InstanceFailed, NotFound
 from slipway.launches.names import nearest
 from slipway.launches.phoning import calls_us, expect_agent, user_data_of
 from slipway.launches.requests import client_token
@@ -60,7 +62,6 @@ def create_instance(work: Work, run: StepRun) -> None:
     yet.
     """
     services, launch = work.services, work.launch()
-    token = client_token(services.installation_id, launch.id, launch.generation)
     instance: Instance | None = None
     how = "created"
     if launch.instance_id is not None:
@@ -75,22 +76,57 @@ def create_instance(work: Work, run: StepRun) -> None:
             if calls_us(launch):
                 expect_agent(services, connection, launch)
 
+        _, token = creation(services, launch, run.result)
         run.save({"token": token}, also=intend)
     else:
         if calls_us(launch):
             services.identities.extend(launch.id, launch.generation)
         instance, how = _find(services, launch), "found, made by an earlier try"
     if instance is None:
-        how = "created"
-        instance = cloud_of(services, launch).create_instance(
-            instance_spec(services, launch), token=token
-        )
+        instance, how = _create(services, launch, run), "created"
     instance_id = instance.id
     run.succeed(
         f"instance {instance_id} {how}",
         result={"instance_id": instance_id, "state": instance.state.value, "how": how},
         also=lambda c: work.update(c, instance_id=instance_id),
     )
+
+
+def creation(
+    services: Services, launch: Launch, found: Mapping[str, Any]
+) -> tuple[InstanceSpec, str]:
+    """What to ask for and its token, going by what the step has ``found`` out so far."""
+    on_demand = bool(found.get("on_demand"))
+    token = client_token(
+        services.installation_id, launch.id, launch.generation, on_demand=on_demand
+    )
+    return replace(instance_spec(services, launch), on_demand=on_demand), token
+
+
+def _create(services: Services, launch: Launch, run: StepRun) -> Instance:
+    """On the spot market, and on demand where that is allowed and there is no room for it."""
+    cloud = cloud_of(services, launch)
+    spec, token = creation(services, launch, run.result)
+    try:
+        return cloud.create_instance(spec, token=token)
+    except CapacityUnavailable as error:
+        if spec.on_demand or not cloud.capabilities.spot_fallback:
+            raise
+        why = str(error)
+    # Decided and on record before it is tried: whoever tries again asks for the same.
+    run.save(
+        {"on_demand": True},
+        notes=[
+            Note(
+                kind=AuditKind.INFO,
+                summary="no room on the spot market, so the instance is made on demand",
+                step=run.key,
+                detail={"reason": why},
+            )
+        ],
+    )
+    spec, token = creation(services, launch, run.result)
+    return cloud.create_instance(spec, token=token)
 
 
 def next_generation(work: Work) -> bool:

@@ -19,10 +19,15 @@ from slipway.errors import (
     SlipwayError,
 )
 from slipway.launches.connecting import connect_to_agent
-from slipway.launches.creating import TAG_GENERATION, cloud_of, instance_spec, instances_of
-from slipway.launches.requests import client_token
+from slipway.launches.creating import (
+    TAG_GENERATION,
+    cloud_of,
+    creation,
+    generation_step,
+    instances_of,
+)
 from slipway.launches.services import Services
-from slipway.launches.work import Work, get_launch, recorded_result, take_up
+from slipway.launches.work import Work, get_launch, recorded_result, saved_result, take_up
 from slipway.lifecycle import PHASES, Event, subject_of
 from slipway.phonehome.identity import forget as forget_agents
 from slipway.records import AuditKind, Launch, LaunchStatus
@@ -208,8 +213,9 @@ def _resolve_intent(work: Work, launch: Launch) -> str | None:
     unresolved = launch.create_intended_at is not None and launch.instance_id is None
     if not unresolved or not cloud.capabilities.client_tokens:
         return None
-    token = client_token(services.installation_id, launch.id, launch.generation)
+    step = generation_step(launch.generation, "create-instance")
+    spec, token = creation(services, launch, saved_result(work, step))
     try:
-        return cloud.create_instance(instance_spec(services, launch), token=token).id
+        return cloud.create_instance(spec, token=token).id
     except (CloudRefused, CapacityUnavailable):
         return None

@@ -364,10 +364,13 @@ def launches_of_run(
         return [Launch(**row) for row in connection.execute(query).mappings()]
 
 
-def client_token(installation_id: str, launch_id: str, generation: int) -> str:
-    """What makes creating twice yield one instance: the same for the same launch and generation.
-    EC2 takes at most 64 characters."""
-    text = f"{installation_id}/{launch_id}/{generation}"
+def client_token(
+    installation_id: str, launch_id: str, generation: int, *, on_demand: bool = False
+) -> str:
+    """What makes creating twice yield one instance: the same for the same launch and generation,
+    and another one once it was decided that it is made on demand, as a token is for one set of
+    parameters. EC2 takes at most 64 characters."""
+    text = f"{installation_id}/{launch_id}/{generation}" + ("/on-demand" if on_demand else "")
     return hashlib.sha256(text.encode()).hexdigest()
 
 

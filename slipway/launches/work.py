@@ -237,6 +237,16 @@ def step_key(text: str) -> str:
     return f"{text[: STEP_KEY_LENGTH - 13]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+def saved_result(work: Work, key: str) -> dict[str, Any]:
+    """What a step has recorded so far, whether it has ended or not; empty when it has not begun."""
+    with work.services.database.reading() as connection:
+        query = sa.select(_STEPS.c.result).where(
+            _STEPS.c.subject == work.driver.subject, _STEPS.c.key == key
+        )
+        found: dict[str, Any] | None = connection.execute(query).scalar()
+    return found or {}
+
+
 def recorded_result(work: Work, key: str) -> dict[str, Any]:
     """What a step that succeeded has recorded. Raises `NotFound` when it has not."""
     with work.services.database.reading() as connection:

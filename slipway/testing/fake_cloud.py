@@ -99,6 +99,9 @@ class FakeCloud:
         self._resource_numbers = itertools.count(1)
         self._faults: list[_Fault] = []
         self._image_numbers = itertools.count(1)
+        #: Which accounts may launch from an image, and from when it is deprecated, by its id.
+        self.shared: dict[str, set[str]] = {}
+        self.deprecated: dict[str, datetime] = {}
         #: Everything it was asked, in order, failed calls included.
         self.calls: list[Call] = []
         for region in self._regions:
@@ -350,6 +353,41 @@ class FakeCloud:
             "create_image", work, region=region, instance_id=instance_id, name=name, tags=dict(tags)
         )
 
+    def copy_image(
+        self, source: Image, region: str, *, name: str, tags: Mapping[str, str], token: str
+    ) -> Image:
+        def work() -> Image:
+            key = (region, token)
+            if self._tokens.get(key) not in self._images:
+                if source.id not in self._images:
+                    raise CloudRefused(f"no image {source.id!r} in {source.region}")
+                if any((i.region, i.name) == (region, name) for i in self._images.values()):
+                    raise Conflict(f"there is an image named {name!r} in {region}")
+                made = replace(
+                    self.add_image(name, region=region, tags=tags), state=ImageState.PENDING
+                )
+                self._images[made.id] = made
+                self._tokens[key] = made.id
+            return self._images[self._tokens[key]]
+
+        return self._do(
+            "copy_image", work, source=source, region=region, name=name, tags=dict(tags)
+        )
+
+    def share_image(self, region: str, image_id: str, *, accounts: Sequence[str]) -> None:
+        def work() -> None:
+            self._image_of(region, image_id)
+            self.shared.setdefault(image_id, set()).update(accounts)
+
+        self._do("share_image", work, region=region, image_id=image_id, accounts=list(accounts))
+
+    def deprecate_image(self, region: str, image_id: str, *, at: datetime) -> None:
+        def work() -> None:
+            self._image_of(region, image_id)
+            self.deprecated[image_id] = at
+
+        self._do("deprecate_image", work, region=region, image_id=image_id, at=at)
+
     def delete_image(self, region: str, image_id: str) -> None:
         def work() -> None:
             self._images.pop(image_id, None)
@@ -395,6 +433,12 @@ class FakeCloud:
             if fault is not None:
                 raise fault.error
             return result
+
+    def _image_of(self, region: str, image_id: str) -> Image:
+        image = self._images.get(image_id)
+        if image is None or image.region != region:
+            raise CloudRefused(f"no image {image_id!r} in {region}")
+        return image
 
     def _find(self, region: str, instance_id: str) -> _Held:
         held = self._held.get(instance_id)

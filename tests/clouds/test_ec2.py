@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import botocore.exceptions
 import pytest
+from botocore.stub import ANY, Stubber
 
 from slipway.clouds import ec2
-from slipway.errors import CapacityUnavailable, CloudError, CloudThrottled, CloudUnavailable
+from slipway.errors import (
+    CapacityUnavailable,
+    CloudError,
+    CloudRefused,
+    CloudThrottled,
+    CloudUnavailable,
+)
 from slipway.testing.cloud_contract import CloudCase, refused
 from slipway.testing.weather import Bucket, Weather
-from tests.clouds.ec2 import Moto, ec2_case
+from tests.clouds.ec2 import REGION, Moto, cloud_at, ec2_case
 
 
 @pytest.fixture
@@ -120,3 +129,143 @@ def test_an_image_takes_its_snapshots_with_it(case: CloudCase, moto: Moto) -> No
     case.cloud.delete_image(case.region, made.id)
     left = client.describe_snapshots(OwnerIds=["self"])["Snapshots"]
     assert not snapshots & {each["SnapshotId"] for each in left}
+
+
+def stubbed(cloud: ec2.Ec2Cloud, service: str = "ec2") -> Stubber:
+    """Answers instead of a cloud, and botocore's check of what is asked and answered."""
+    return Stubber(cloud._client(REGION, service))
+
+
+def test_an_image_is_copied_with_its_tags() -> None:
+    """CopyImage says what is copied, tags the copy and its snapshots, encrypts them, and carries
+    a token."""
+    cloud = cloud_at("http://127.0.0.1:9")
+    source = ec2.Image(
+        id="ami-1",
+        name="web",
+        state=ec2.ImageState.AVAILABLE,
+        region="eu-west-1",
+        created_at=datetime.now(UTC),
+        description="a web server",
+    )
+    tags = [{"Key": "colour", "Value": "red"}]
+    asked = {
+        "SourceImageId": "ami-1",
+        "SourceRegion": "eu-west-1",
+        "Name": "web-2",
+        "Description": "a web server",
+        "ClientToken": "t-1",
+        "Encrypted": True,
+        "TagSpecifications": [
+            {"ResourceType": "image", "Tags": tags},
+            {"ResourceType": "snapshot", "Tags": tags},
+        ],
+    }
+    with stubbed(cloud) as stub:
+        stub.add_response("copy_image", {"ImageId": "ami-2"}, asked)
+        made = cloud.copy_image(source, REGION, name="web-2", tags={"colour": "red"}, token="t-1")
+    expected = replace(
+        source,
+        id="ami-2",
+        name="web-2",
+        region=REGION,
+        state=ec2.ImageState.PENDING,
+        tags={"colour": "red"},
+        created_at=made.created_at,
+    )
+    assert made == expected
+
+
+def test_an_image_is_deprecated() -> None:
+    """EnableImageDeprecation is given the moment."""
+    cloud, at = cloud_at("http://127.0.0.1:9"), datetime(2027, 1, 1, tzinfo=UTC)
+    with stubbed(cloud) as stub:
+        asked = {"ImageId": "ami-1", "DeprecateAt": at}
+        stub.add_response("enable_image_deprecation", {"Return": True}, asked)
+        cloud.deprecate_image(REGION, "ami-1", at=at)
+        stub.assert_no_pending_responses()
+
+
+def test_an_image_is_shared(case: CloudCase, moto: Moto) -> None:
+    """The accounts may launch from it, and those that might before still may."""
+    client = moto.client()
+    image = client.register_image(Name=uuid.uuid4().hex, RootDeviceName="/dev/xvda")["ImageId"]
+    for accounts in (["111111111111"], ["222222222222", "333333333333"]):
+        case.cloud.share_image(case.region, image, accounts=accounts)
+    found = client.describe_image_attribute(ImageId=image, Attribute="launchPermission")
+    assert {each["UserId"] for each in found["LaunchPermissions"]} == {
+        "111111111111",
+        "222222222222",
+        "333333333333",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (botocore.exceptions.EndpointConnectionError(endpoint_url="http://x"), CloudUnavailable),
+        (botocore.exceptions.ReadTimeoutError(endpoint_url="http://x"), CloudUnavailable),
+        (botocore.exceptions.ConnectTimeoutError(endpoint_url="http://x"), CloudUnavailable),
+        (botocore.exceptions.ConnectionClosedError(endpoint_url="http://x"), CloudUnavailable),
+        (
+            botocore.exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
+            CloudUnavailable,
+        ),
+        (botocore.exceptions.MetadataRetrievalError(error_msg="x"), CloudUnavailable),
+        (botocore.exceptions.NoCredentialsError(), CloudRefused),
+        (botocore.exceptions.ParamValidationError(report="x"), CloudRefused),
+        (botocore.exceptions.ProfileNotFound(profile="x"), CloudRefused),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_each_exception_becomes_its_error(error: Exception, kind: type[CloudError]) -> None:
+    """What never reached EC2 may be tried again; what is wrong with the request or the keys may
+    not."""
+    found = ec2.translate(error, "do it")
+    assert type(found) is kind
+    assert str(found).startswith("do it: ")
+
+
+def test_the_newest_image_of_an_owner_is_taken() -> None:
+    """``OWNER/NAME-PATTERN`` asks for available images of that owner and takes the newest."""
+    cloud = cloud_at("http://127.0.0.1:9")
+    images = [
+        {
+            "ImageId": f"ami-{day}",
+            "Name": f"debian-{day}",
+            "CreationDate": f"2026-11-{day}T00:00:00Z",
+        }
+        for day in ("03", "21", "12")
+    ]
+    asked = {
+        "Owners": ["136693071363"],
+        "Filters": [
+            {"Name": "name", "Values": ["debian-*"]},
+            {"Name": "state", "Values": ["available"]},
+        ],
+        "MaxResults": ANY,
+    }
+    with stubbed(cloud) as stub:
+        stub.add_response("describe_images", {"Images": images}, asked)
+        assert cloud.resolve_image(REGION, "136693071363/debian-*").id == "ami-21"
+
+
+def test_a_public_parameter_names_an_image() -> None:
+    """``ssm:PATH`` asks the parameter store, then for the image that it names."""
+    cloud = cloud_at("http://127.0.0.1:9")
+    image = {"ImageId": "ami-7", "Name": "al2023", "CreationDate": "2026-11-01T00:00:00Z"}
+    with stubbed(cloud, "ssm") as parameters, stubbed(cloud) as images:
+        parameters.add_response(
+            "get_parameter", {"Parameter": {"Value": "ami-7"}}, {"Name": "/aws/service/al2023"}
+        )
+        images.add_response("describe_images", {"Images": [image]})
+        assert cloud.resolve_image(REGION, "ssm:/aws/service/al2023").name == "al2023"
+
+
+def test_the_console_of_an_older_instance() -> None:
+    """An instance that cannot show the latest of its console shows what was saved."""
+    cloud = cloud_at("http://127.0.0.1:9")
+    with stubbed(cloud) as stub:
+        stub.add_client_error("get_console_output", "UnsupportedOperation")
+        stub.add_response("get_console_output", {"Output": "Ym9vdA=="}, {"InstanceId": "i-1"})
+        assert cloud.console_output(REGION, "i-1") == "boot"

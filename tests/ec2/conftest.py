@@ -47,13 +47,20 @@ def weather(moto: Moto, machines: LocalMachines | None) -> Iterator[Weather]:
 
 
 @pytest.fixture
-def clouds_file(weather: Weather, tmp_path: Path) -> Path:
+def spot() -> str:
+    """Whether spot instances are asked for, as the clouds file says it."""
+    return "never"
+
+
+@pytest.fixture
+def clouds_file(weather: Weather, spot: str, tmp_path: Path) -> Path:
     """One account of EC2, named ``aws``."""
     entry = {
         "type": "ec2",
         "regions": {REGION: {}},
         "keys": {"access_key_id": KEYS.access_key_id, "secret_access_key": "cred:aws"},
         "endpoint_url": weather.url,
+        "spot": spot,
         "ssh_port_tag": Weather.SSH_PORT_TAG,
     }
     path = tmp_path / "clouds.yaml"

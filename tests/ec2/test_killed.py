@@ -61,18 +61,29 @@ def job(world: World, *launches: Launch) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("lost", ["no reply", "lost before", "lost after"])
+@pytest.mark.parametrize(
+    ("lost", "spot"),
+    [
+        ("no reply", "never"),
+        ("lost before", "never"),
+        ("lost after", "never"),
+        ("no room", "preferred"),
+    ],
+)
 def test_killed_at_every_boundary(
     ec2_world: World, drivers: Drivers, weather: Weather, moto: Moto, lost: str
 ) -> None:
     """A launch whose drivers die at each commit and each call of this step in turn, with a
-    RunInstances that never arrived or whose reply was lost besides, has one instance."""
+    RunInstances that never arrived, whose reply was lost, or that found no room for spot
+    instances besides, has one instance."""
     ec2_world.template()
     launch = ec2_world.record(cloud="aws")
     if lost == "lost before":
         weather.reset("RunInstances")
     elif lost == "lost after":
         weather.lose_reply("RunInstances")
+    elif lost == "no room":
+        weather.fail("RunInstances", "InsufficientInstanceCapacity", status=500, times=3)
     seen: list[str] = []
     for _ in range(MANY):
         ended = drivers.drive(**job(ec2_world, launch), seen=seen)

@@ -54,6 +54,46 @@ def test_bad_weather_strands_nothing(
     assert len(instances_of(ec2_world.services, launch)) == 1
 
 
+def asked_markets(weather: Weather) -> list[tuple[str | None, str]]:
+    """The market and the token of every RunInstances."""
+    return [
+        (each.parameters.get("InstanceMarketOptions.MarketType"), each.parameters["ClientToken"])
+        for each in weather.asked
+        if each.action == "RunInstances"
+    ]
+
+
+@pytest.mark.parametrize("spot", ["preferred"])
+def test_without_room_for_spot_it_is_made_on_demand(ec2_world: World, weather: Weather) -> None:
+    """The decision is on record before it is acted on, and has a token of its own."""
+    ec2_world.template()
+    launch = ec2_world.record(cloud="aws")
+    # botocore's own tries included.
+    weather.fail("RunInstances", "InsufficientInstanceCapacity", status=500, times=3)
+    # The first try on demand is lost: the second one is the same.
+    weather.reset("RunInstances")
+    [outcome] = ec2_world.drive(launch)
+    assert outcome.status == LaunchStatus.OPERATIONAL, outcome.reason
+    *spot, first, second = asked_markets(weather)
+    assert len(set(spot)) == 1
+    assert spot[0][0] == "spot"
+    assert first == second == (None, first[1])
+    assert first[1] != spot[0][1]
+    assert len(instances_of(ec2_world.services, launch)) == 1
+    assert any("made on demand" in each for each in ec2_world.summaries(launch))
+
+
+@pytest.mark.parametrize("spot", ["only"])
+def test_spot_only_waits_for_room(ec2_world: World, weather: Weather) -> None:
+    """Without leave to make it on demand, the spot market is asked again."""
+    ec2_world.template()
+    launch = ec2_world.record(cloud="aws")
+    weather.fail("RunInstances", "InsufficientInstanceCapacity", status=500)
+    [outcome] = ec2_world.drive(launch)
+    assert outcome.status == LaunchStatus.OPERATIONAL, outcome.reason
+    assert {market for market, _ in asked_markets(weather)} == {"spot"}
+
+
 def test_no_for_an_answer_strands_with_the_reason(ec2_world: World, weather: Weather) -> None:
     """What EC2 refuses is not asked again, and the record says what it said."""
     ec2_world.template()

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,12 @@ class LocalCloud:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(instances_on_this_host=True)
+        return Capabilities(
+            copy_images=False,
+            share_images=False,
+            deprecate_images=False,
+            instances_on_this_host=True,
+        )
 
     @property
     def directory(self) -> Path:
@@ -155,6 +161,26 @@ class LocalCloud:
         """See `list_resources`: whatever it is, it is gone."""
         del kind, resource_id
         self._check_region(region)
+
+    def copy_image(
+        self, source: Image, region: str, *, name: str, tags: Mapping[str, str], token: str
+    ) -> Image:
+        """Refused: there is one region."""
+        del name, tags, token
+        self._check_region(region)
+        raise CloudRefused(f"image {source.id} is not copied: {self._name} has one region")
+
+    def share_image(self, region: str, image_id: str, *, accounts: Sequence[str]) -> None:
+        """Refused: there is nobody to share with."""
+        del accounts
+        self._check_region(region)
+        raise CloudRefused(f"image {image_id} is not shared: {self._name} has no other accounts")
+
+    def deprecate_image(self, region: str, image_id: str, *, at: datetime) -> None:
+        """Refused: its images are not offered to anybody."""
+        del at
+        self._check_region(region)
+        raise CloudRefused(f"image {image_id} is not deprecated: {self._name} cannot")
 
     def delete_image(self, region: str, image_id: str) -> None:
         self._check_region(region)
