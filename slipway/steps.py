@@ -191,8 +191,12 @@ class Driver:
     def renew(self) -> None:
         """Keep the lease for another period. Raises `LeaseLost`."""
         with self.transaction() as connection:
-            until = self.clock.now() + timedelta(seconds=self._lease_s)
-            _RENEW_LEASE.run(connection, of=self.subject, end=until)
+            self.extend(connection)
+
+    def extend(self, connection: sa.Connection) -> None:
+        """Keep the lease for another period, in a driver's transaction."""
+        until = self.clock.now() + timedelta(seconds=self._lease_s)
+        _RENEW_LEASE.run(connection, of=self.subject, end=until)
 
     def release(self) -> None:
         """Give the lease back; harmless when it was lost."""

@@ -74,10 +74,10 @@ async def wait_for_terminated(work: Work) -> None:
         for instance_id in await records(ending.asked_to_terminate, work):
             # Asked again: the first time may have come too early to have an effect.
             await clouds(ending.ask_again, work, instance_id)
-            waiter = await watch.wait(
+            answer = await watch.wait(
                 instance_id, wanted, limit_s=TERMINATED_LIMIT_S, hopeless=frozenset(), gone=True
             )
-            ending.check_terminated(waiter)
+            ending.check_terminated(answer)
         await records(run.succeed, "the instance is gone")
 
 

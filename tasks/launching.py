@@ -99,8 +99,13 @@ async def wait_for_running(work: Work) -> None:
         assert launch.instance_id is not None, "create-instance has recorded it"
         watch = lookout(work.services, cloud_of(work.services, launch), launch.region)
         wanted = frozenset({InstanceState.RUNNING})
-        waiter = await watch.wait(launch.instance_id, wanted, limit_s=RUNNING_LIMIT_S)
-        await records(creating.finish_running, work, run, waiter)
+        answer = await watch.wait(
+            launch.instance_id,
+            wanted,
+            limit_s=RUNNING_LIMIT_S,
+            begun_at=launch.create_intended_at,
+        )
+        await records(creating.finish_running, work, run, answer)
 
 
 @task(task_run_name="{work.server}: wait for boot", **SERVER_STEP)

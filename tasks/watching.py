@@ -1,29 +1,66 @@
-"""One listing per cloud and region serves every launch of this process that waits there."""
+"""Waiting for instances: one poller per cloud and region, in one process, serves all of them.
+
+Every process that has launches waiting in a region has a `Lookout` over it. One of them holds the
+region's lease and lists; the others follow what it puts on the board, and one of them takes its
+place within seconds when it is gone.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
 
-from slipway.clouds.base import TAG_INSTALLATION, Cloud, InstanceState
-from slipway.errors import CloudError
+from slipway.clouds.base import TAG_INSTALLATION, Cloud, Instance, InstanceState
+from slipway.errors import CloudError, LeaseLost, NotCommitted
+from slipway.ids import new_id
 from slipway.launches.services import Services
-from slipway.watch.waiting import HOPELESS, Waiter, Watch
-from tasks.threads import clouds
+from slipway.watch.bells import listen
+from slipway.watch.board import Board, Counters
+from slipway.watch.polling import LEASE_S, Poller, take_over
+from slipway.watch.waiting import HOPELESS, Answer, Pace, Wish
+from tasks.threads import clouds, records
+
+#: How often a process looks whether another one has put something on the board; where a bell rings,
+#: it is only looked at in case a ring was missed.
+LOOK_S = 0.25
+LOOK_ANYWAY_S = 2.0
+
+#: How often a process that follows looks whether somebody still polls.
+TAKE_OVER_S = 1.0
+
+#: A row on the board outlives whoever put it there by this much, so that it is he who gives up.
+GRACE = timedelta(seconds=60)
+
+_log = logging.getLogger("slipway.watch")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Wait:
+    """Somebody in this loop who waits."""
+
+    instance_id: str
+    #: On the monotonic clock, seconds.
+    deadline: float
+    answer: asyncio.Future[Answer]
 
 
 class Lookout:
-    """The watch over one cloud and region, and the loop that lists for it while anyone waits."""
+    """The watch over one cloud and region in one event loop."""
 
     def __init__(self, services: Services, cloud: Cloud, region: str) -> None:
         self._services = services
         self._cloud = cloud
         self._region = region
-        self._watch = Watch(shortest_pause_s=services.settings.poll_interval_s)
-        self._settled: dict[int, asyncio.Future[None]] = {}
+        self._board = Board(services.database, services.clock, cloud.name, region)
+        self._pace = Pace(shortest_s=services.settings.poll_interval_s)
+        self._waits: dict[str, _Wait] = {}
         self._loop_task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        #: Something may have changed on the board.
+        self._rung = asyncio.Event()
 
     async def wait(
         self,
@@ -33,64 +70,199 @@ class Lookout:
         limit_s: float,
         hopeless: frozenset[InstanceState] = HOPELESS,
         gone: bool = False,
-    ) -> Waiter:
+        begun_at: datetime | None = None,
+    ) -> Answer:
         """Wait until the instance is in a wanted state, or cannot get there, or time is over."""
         clock = self._services.clock
-        deadline = clock.monotonic() + limit_s
-        waiter = Waiter(instance_id, wanted, deadline, hopeless=hopeless, gone=gone)
-        future = asyncio.get_running_loop().create_future()
-        self._settled[id(waiter)] = future
-        self._watch.add(waiter)
-        if self._loop_task is None or self._loop_task.done():
-            self._loop_task = asyncio.create_task(self._run())
-            self._loop_task.add_done_callback(self._pass_on)
-        self._wake.set()
+        now = clock.now()
+        wish = Wish(
+            id=new_id("wait", now),
+            instance_id=instance_id,
+            wanted=wanted,
+            hopeless=hopeless,
+            gone=gone,
+            begun_at=begun_at,
+            look_from=now,
+            until=now + timedelta(seconds=limit_s) + GRACE,
+        )
+        wait = _Wait(
+            instance_id=instance_id,
+            deadline=clock.monotonic() + limit_s,
+            answer=asyncio.get_running_loop().create_future(),
+        )
         try:
-            await future
+            await records(self._board.ask, wish)
+            self._waits[wish.id] = wait
+            self._begin()
+            return await wait.answer
         finally:
-            self._watch.discard(waiter)
-            del self._settled[id(waiter)]
-        return waiter
+            self._waits.pop(wish.id, None)
+            if not wait.answer.done() or wait.answer.cancelled():
+                await asyncio.shield(records(self._board.withdraw, wish.id))
+
+    def _begin(self) -> None:
+        if self._loop_task is None or self._loop_task.done():
+            self._loop_task = asyncio.create_task(self._run(), name=f"watch {self._board.place}")
+            self._loop_task.add_done_callback(self._ended)
+        self._rung.set()
 
     async def _run(self) -> None:
-        clock = self._services.clock
+        bell = None
+        if not self._board.database.is_sqlite:
+            ringing = listen(self._board.database, self._board.place, self._rung.set)
+            bell = asyncio.create_task(ringing)
+        try:
+            while self._waits:
+                # Before we try: who leaves a moment later says so in them.
+                counters = await records(self._board.counters)
+                poller = await records(take_over, self._board)
+                if poller is None:
+                    await self._follow(counters)
+                else:
+                    await self._lead(poller)
+        finally:
+            if bell is not None:
+                bell.cancel()
+                await asyncio.wait([bell])
+
+    # -- while another process lists ---------------------------------------------------------------
+
+    async def _follow(self, before: Counters) -> None:
+        """Tell those whose wait is over, then look at the board until it says something new, or
+        for a while."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + TAKE_OVER_S
+        wishes = {name: wait.instance_id for name, wait in self._waits.items()}
+        for name, answer in (await records(self._board.settled, wishes)).items():
+            self._answer(name, answer)
+        now = await records(self._board.counters)
+        while self._waits and now.told == before.told and loop.time() < until:
+            await self._give_up()
+            await self._listen(until - loop.time())
+            self._rung.clear()
+            now = await records(self._board.counters)
+
+    # -- while we list -----------------------------------------------------------------------------
+
+    async def _lead(self, poller: Poller) -> None:
+        self._pace.hurry()
+        try:
+            while self._waits:
+                asked = await records(self._board.counters)
+                await records(poller.look)
+                if (wait_s := poller.wait_s()) > 0:
+                    await self._pause(poller, asked, wait_s)
+                    continue
+                began = asyncio.get_running_loop().time()
+                await self._list(poller)
+                await self._give_up()
+                passed_s = asyncio.get_running_loop().time() - began
+                await self._pause(poller, asked, self._pace.pause_s() - passed_s, began=began)
+        except (LeaseLost, NotCommitted) as error:
+            # What this poller knows may not be on record: the next one reads it anew.
+            _log.warning("%s: %s", self._board.place, error)
+        finally:
+            await self._leave(poller)
+
+    async def _leave(self, poller: Poller) -> None:
+        """Let another process list. Also when the loop is about to close: this process may go on
+        with another one, which would wait for the lease to run out."""
+        try:
+            await records(poller.leave)
+        except asyncio.CancelledError:
+            # It may have been taken back; doing it twice does nothing.
+            await records(poller.leave)
+            raise
+
+    async def _list(self, poller: Poller) -> None:
+        """One listing, and what follows from it. One that fails changes nothing for anybody."""
+        try:
+            listing = await self._listing(poller)
+        except CloudError as error:
+            if not self._pace.failing:
+                _log.warning("%s cannot be listed, trying again: %s", self._board.place, error)
+            self._pace.failed()
+            await records(poller.failed, error)
+            return
+        observed = await records(poller.observe, listing)
+        for name, answer in observed.answers.items():
+            self._answer(name, answer)
+        if observed.news:
+            self._pace.hurry()
+        else:
+            self._pace.quiet()
+
+    async def _listing(self, poller: Poller) -> list[Instance]:
+        """Everything of ours, keeping the lease meanwhile: a cloud may take its time."""
         tags = {TAG_INSTALLATION: self._services.installation_id}
-        while len(self._watch):
-            listed_at = clock.monotonic()
-            try:
-                listing = await clouds(self._cloud.list_instances, self._region, tags=tags)
-            except CloudError:
-                # A throttled or lost listing changes nothing for anyone; time still passes.
-                self._watch.failed()
-                done = self._watch.expire(monotonic=clock.monotonic())
-            else:
-                done = self._watch.observe(listing, now=clock.now(), monotonic=clock.monotonic())
-            for waiter in done:
-                future = self._settled[id(waiter)]
-                if not future.done():
-                    future.set_result(None)
-            if len(self._watch):
-                await self._pause(listed_at)
+        call = asyncio.ensure_future(clouds(self._cloud.list_instances, self._region, tags=tags))
+        try:
+            while not (await asyncio.wait([call], timeout=LEASE_S / 3))[0]:
+                await records(poller.renew)
+        except BaseException:
+            call.cancel()
+            await asyncio.wait([call])
+            raise
+        return list(call.result())
 
-    async def _pause(self, listed_at: float) -> None:
-        """Until the next listing is due. A new waiter brings it forward, though never below the
+    async def _pause(
+        self, poller: Poller, asked: Counters, pause_s: float, *, began: float | None = None
+    ) -> None:
+        """Until the next listing is due. A newcomer brings it forward, though never below the
         shortest pause, and not while the cloud has trouble."""
-        self._wake.clear()
-        if self._watch.failing:
-            await asyncio.sleep(self._watch.pause_s)
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), self._watch.pause_s)
-        passed_s = self._services.clock.monotonic() - listed_at
-        await asyncio.sleep(max(self._watch.shortest_pause_s - passed_s, 0))
+        loop = asyncio.get_running_loop()
+        due = loop.time() + pause_s
+        renewed = loop.time()
+        while self._waits and (left_s := due - loop.time()) > 0:
+            await self._listen(left_s)
+            self._rung.clear()
+            if loop.time() - renewed >= LEASE_S / 3:
+                await records(poller.renew)
+                renewed = loop.time()
+            await self._give_up()
+            if (await records(self._board.counters)).asked == asked.asked or self._pace.failing:
+                continue
+            if began is None:
+                # Nothing was listed yet: who has come may not want to wait at all.
+                return
+            self._pace.hurry()
+            due = min(due, began + self._pace.shortest_s)
 
-    def _pass_on(self, loop_task: asyncio.Task[None]) -> None:
+    # -- both --------------------------------------------------------------------------------------
+
+    async def _listen(self, limit_s: float) -> None:
+        """Until something may have changed, for so long at most."""
+        look_s = LOOK_S if self._board.database.is_sqlite else LOOK_ANYWAY_S
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._rung.wait(), max(min(limit_s, look_s), 0))
+
+    async def _give_up(self) -> None:
+        """Tell those whose time is over what is known of their instance."""
+        now = self._services.clock.monotonic()
+        for name, wait in list(self._waits.items()):
+            if now >= wait.deadline:
+                answer = await records(self._board.answer, wait.instance_id)
+                await records(self._board.withdraw, name)
+                self._answer(name, answer)
+
+    def _answer(self, wish_id: str, answer: Answer) -> None:
+        wait = self._waits.pop(wish_id, None)
+        # Of those that wait elsewhere, the board tells.
+        if wait is not None and not wait.answer.done():
+            wait.answer.set_result(answer)
+
+    def _ended(self, loop_task: asyncio.Task[None]) -> None:
         """Nobody must wait for a loop that is no more."""
-        if loop_task.cancelled() or (error := loop_task.exception()) is None:
+        if loop_task.cancelled():
             return
-        for future in self._settled.values():
-            if not future.done():
-                future.set_exception(error)
+        if (error := loop_task.exception()) is None:
+            if self._waits:
+                # They came while it was about to end.
+                self._begin()
+            return
+        for wait in self._waits.values():
+            if not wait.answer.done():
+                wait.answer.set_exception(error)
 
 
 #: By event loop: futures and tasks belong to the loop they were made in.

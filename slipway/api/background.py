@@ -18,6 +18,7 @@ from slipway.launches.handover import Dispatcher
 from slipway.launches.listing import LaunchDetail
 from slipway.launches.services import Services
 from slipway.outbound import HttpPoster
+from slipway.watch.board import forget_ended
 
 #: After something went wrong that should not.
 PAUSE_S = 5.0
@@ -25,6 +26,8 @@ PAUSE_S = 5.0
 CLEAR_EVERY_S = 600.0
 #: How long delivered messages are kept.
 DELIVERED_KEPT = timedelta(days=30)
+#: How long instances that have ended are: how long they took to boot is learned from them.
+ENDED_KEPT = timedelta(days=30)
 #: How long a thread has to end. It may be waiting for an engine that does not answer; what it was
 #: doing is done again by another process, under the same key.
 STOP_S = 5.0
@@ -129,4 +132,5 @@ def clear_away(services: Services) -> float:
         gone = changes.clear_away(connection, now - kept)
         forget_keys(connection, now - KEPT)
         forget_delivered(connection, now - DELIVERED_KEPT)
+        forget_ended(connection, now - ENDED_KEPT)
     return 0.0 if gone else CLEAR_EVERY_S

@@ -27,7 +27,7 @@ from slipway.launches.services import Services
 from slipway.launches.work import Work, recorded_result, step_key
 from slipway.records import AuditKind, Launch, LaunchStatus
 from slipway.steps import StepRun
-from slipway.watch.waiting import HOPELESS, Seen, Waiter
+from slipway.watch.waiting import HOPELESS, Answer, Seen
 
 #: Which of a launch's instances this is; EC2 does not tell the token of an instance.
 TAG_GENERATION = "slipway:generation"
@@ -158,26 +158,26 @@ def next_generation(work: Work) -> bool:
     return True
 
 
-def finish_running(work: Work, run: StepRun, waiter: Waiter) -> None:
+def finish_running(work: Work, run: StepRun, answer: Answer) -> None:
     """Record what the watch saw. Raises `InstanceFailed` saying what the instance did instead of
     running."""
     notes = [
         Note(
             kind=AuditKind.INFO,
-            summary=f"instance {change.instance_id} is {change.state}",
+            summary=f"instance {answer.instance_id} is {sighting.state}",
             step=run.key,
             detail={
-                "state": change.state.value,
-                "seen_at": change.at.isoformat(timespec="milliseconds"),
-                "reason": change.reason,
+                "state": sighting.state.value,
+                "seen_at": sighting.at.isoformat(timespec="milliseconds"),
+                "reason": sighting.reason,
             },
         )
-        for change in waiter.changes
+        for sighting in answer.sightings
     ]
-    found = waiter.last
-    if found is None or waiter.seen is Seen.LOST or found.state is not InstanceState.RUNNING:
+    found = answer.last
+    if found is None or answer.seen is Seen.LOST or found.state is not InstanceState.RUNNING:
         work.driver.note(*notes)
-        raise InstanceFailed(_instead_of_running(waiter))
+        raise InstanceFailed(_instead_of_running(answer))
     run.succeed(
         f"instance {found.id} runs at {found.address}",
         result={"private_ip": found.private_ip, "public_ip": found.public_ip},
@@ -188,14 +188,15 @@ def finish_running(work: Work, run: StepRun, waiter: Waiter) -> None:
     )
 
 
-def _instead_of_running(waiter: Waiter) -> str:
-    found = waiter.last
+def _instead_of_running(answer: Answer) -> str:
+    found = answer.last
+    trouble = f"; the cloud cannot be asked now: {answer.problem}" if answer.problem else ""
     if found is None:
-        return f"instance {waiter.instance_id} was never listed by its cloud"
-    if waiter.seen is Seen.LOST:
-        return f"instance {found.id} is lost: the cloud has stopped listing it"
+        return f"instance {answer.instance_id} was never listed by its cloud{trouble}"
+    if answer.seen is Seen.LOST:
+        return f"instance {found.id} is lost: the cloud has stopped listing it{trouble}"
     because = f": {found.state_reason}" if found.state_reason else ""
-    return f"instance {found.id} is {found.state} instead of running{because}"
+    return f"instance {found.id} is {found.state} instead of running{because}{trouble}"
 
 
 def finish_launch(work: Work, run: StepRun) -> None:

@@ -32,7 +32,7 @@ from slipway.lifecycle import PHASES, Event, subject_of
 from slipway.phonehome.identity import forget as forget_agents
 from slipway.records import AuditKind, Launch, LaunchStatus
 from slipway.steps import StepRun, is_driven
-from slipway.watch.waiting import Seen, Waiter
+from slipway.watch.waiting import Answer, Seen
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 
@@ -180,17 +180,18 @@ def ask_again(work: Work, instance_id: str) -> None:
     cloud_of(work.services, launch).terminate(launch.region, instance_id)
 
 
-def check_terminated(waiter: Waiter) -> None:
+def check_terminated(answer: Answer) -> None:
     """Raises `InstanceFailed` unless the instance is gone: listed as terminated, or not listed for
     long enough after we asked for its end."""
-    if waiter.seen is Seen.LOST:
+    if answer.last is not None and answer.seen is Seen.LISTED:
+        if answer.last.state is InstanceState.TERMINATED:
+            return
+    elif answer.is_absent:
         return
-    if waiter.last is None or waiter.last.state is not InstanceState.TERMINATED:
-        state = waiter.last.state if waiter.last else waiter.seen
-        raise InstanceFailed(
-            f"instance {waiter.instance_id} is {state}, it was to be terminated; "
-            "decommission it again"
-        )
+    state = answer.last.state if answer.last else answer.seen
+    raise InstanceFailed(
+        f"instance {answer.instance_id} is {state}, it was to be terminated; decommission it again"
+    )
 
 
 def finish_ending(work: Work, run: StepRun) -> None:

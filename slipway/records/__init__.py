@@ -9,6 +9,7 @@ from slipway.records.secrets import Credential
 from slipway.records.servers import Environment, Installation, Launch, LaunchStatus, Server
 from slipway.records.steps import Lease, Step, StepStatus
 from slipway.records.templates import Blob, TemplateTag, TemplateVersion
+from slipway.records.watching import CallBudget, SeenInstance, WaitingFor, WatchedRegion
 
 __all__ = [
     "Agent",
@@ -20,6 +21,7 @@ __all__ = [
     "Blob",
     "CallBack",
     "CallBackMessage",
+    "CallBudget",
     "Change",
     "ChangeHorizon",
     "Credential",
@@ -30,10 +32,13 @@ __all__ = [
     "Launch",
     "LaunchStatus",
     "Lease",
+    "SeenInstance",
     "Server",
     "Step",
     "StepStatus",
     "TemplateTag",
     "TemplateVersion",
     "Token",
+    "WaitingFor",
+    "WatchedRegion",
 ]

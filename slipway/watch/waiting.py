@@ -1,27 +1,31 @@
-"""Who waits for which instance, and what one listing means for all of them.
+"""What listings say of instances, absence included, and what follows for whoever waits.
 
-Pure: it never calls a cloud and never sleeps. Whoever runs it lists once per `Watch.pause_s`, hands
-the listing to `Watch.observe`, and tells the settled waiters. One listing serves any number of
-waiters, and a listing that failed is simply not handed in: it changes nothing.
+Pure: it never calls a cloud, never sleeps and knows no database. Whoever lists hands each listing
+to `Known.observe`, asks each `Wish` whether it is settled, and pauses as `Pace` says. A listing
+that failed is simply not handed in: it changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from slipway.clouds.base import Instance, InstanceState
+from slipway.clouds.base import TAG_LAUNCH, Instance, InstanceState
 
 #: A listing may miss an instance for a while: only this many in a row …
 LOST_AFTER_LISTINGS = 3
 #: … over at least this long mean that it is lost.
-LOST_AFTER_S = 300.0
-
+LOST_AFTER = timedelta(seconds=300)
 
 #: States an instance does not come back from.
 HOPELESS = frozenset({InstanceState.TERMINATED, InstanceState.FAILED})
+
+#: How many sightings of one instance are kept: one that is stopped every night has many.
+SIGHTINGS_KEPT = 20
 
 
 class Seen(StrEnum):
@@ -35,121 +39,229 @@ class Seen(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class Sighting:
     """An instance was first seen in a state."""
 
-    instance_id: str
     state: InstanceState
-    reason: str
     at: datetime
+    #: In the cloud's words.
+    reason: str = ""
 
 
-@dataclass(eq=False)
-class Waiter:
-    """One launch's wish: this instance, one of these states, by then."""
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """Something a listing shows for the first time."""
 
+    #: The state it is seen in, or ``lost``, ``found``, ``retagged``, ``moved``.
+    kind: str
+    instance_id: str
+    launch_id: str | None
+    at: datetime
+    #: In words.
+    summary: str
+    #: JSON values.
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What somebody who waited is told: the instance as it was listed last."""
+
+    instance_id: str
+    seen: Seen = Seen.UNKNOWN
+    last: Instance | None = None
+    sightings: tuple[Sighting, ...] = ()
+    #: It has been missing often and long enough to count as not there, seen before or not.
+    is_absent: bool = False
+    #: Why the newest listing failed; empty when it did not.
+    problem: str = ""
+
+
+@dataclass(eq=False, kw_only=True)
+class Known:
+    """What is known of one instance."""
+
+    instance_id: str
+    seen: Seen = Seen.UNKNOWN
+    last: Instance | None = None
+    sightings: tuple[Sighting, ...] = ()
+    boot_s: float | None = None
+    #: How many listings in a row did not show it, and since when.
+    missed: int = 0
+    missing_since: datetime | None = None
+    ended_at: datetime | None = None
+    #: Something is not on record yet.
+    changed: bool = False
+
+    @property
+    def launch_id(self) -> str | None:
+        """The launch it was made for, by its tag."""
+        return None if self.last is None else self.last.tags.get(TAG_LAUNCH)
+
+    def is_absent(self, now: datetime) -> bool:
+        """Whether it has been missing often and long enough to count as not there."""
+        return (
+            self.missed >= LOST_AFTER_LISTINGS
+            and self.missing_since is not None
+            and now - self.missing_since >= LOST_AFTER
+        )
+
+    def observe(self, found: Instance | None, now: datetime) -> list[News]:
+        """Take in what a complete listing says of it."""
+        if found is None:
+            return self._miss(now)
+        before, was_lost = self.last, self.seen is Seen.LOST
+        self.changed |= before != found or self.missed > 0
+        self.seen, self.last = Seen.LISTED, found
+        self.missed, self.missing_since = 0, None
+        if found.state is not InstanceState.TERMINATED:
+            self.ended_at = None
+        news = []
+        if was_lost:
+            news.append(self._news("found", now, f"instance {found.id} is listed again"))
+        if before is None or before.state is not found.state:
+            news.append(self._sight(before, found, now))
+        if before is not None and found.state not in HOPELESS:
+            news += self._compare(before, found, now)
+        return news
+
+    def answer(self, now: datetime, *, problem: str = "") -> Answer:
+        """For whoever waits for it."""
+        return Answer(
+            instance_id=self.instance_id,
+            seen=self.seen,
+            last=self.last,
+            sightings=self.sightings,
+            is_absent=self.is_absent(now),
+            problem=problem,
+        )
+
+    def _sight(self, before: Instance | None, found: Instance, now: datetime) -> News:
+        sighting = Sighting(state=found.state, at=now, reason=found.state_reason)
+        self.sightings = (*self.sightings, sighting)[-SIGHTINGS_KEPT:]
+        because = f": {found.state_reason}" if found.state_reason else ""
+        return self._news(
+            found.state.value,
+            now,
+            f"instance {found.id} is {found.state}{because}",
+            before=None if before is None else before.state.value,
+            reason=found.state_reason,
+        )
+
+    def _compare(self, before: Instance, found: Instance, now: datetime) -> list[News]:
+        news = []
+        if tags := _changed_tags(before.tags, found.tags):
+            said = (f"{k} is gone" if v is None else f"{k}={v}" for k, v in tags.items())
+            text = f"the tags of instance {found.id} were changed: {', '.join(said)}"
+            news.append(self._news("retagged", now, text, tags=tags))
+        if before.address is not None and before.address != found.address:
+            text = f"instance {found.id} has moved from {before.address} to {found.address}"
+            addresses = {"private_ip": found.private_ip, "public_ip": found.public_ip}
+            news.append(self._news("moved", now, text, **addresses))
+        return news
+
+    def _miss(self, now: datetime) -> list[News]:
+        if self.is_absent(now) and (self.seen is Seen.LOST or self.ended_at is not None):
+            # Writing the same again at every listing would be for nothing.
+            return []
+        self.changed = True
+        self.missed += 1
+        self.missing_since = self.missing_since or now
+        if not self.is_absent(now):
+            return []
+        if self.last is None or self.last.state is InstanceState.TERMINATED:
+            # Never made, or over: clouds stop listing what has ended.
+            self.ended_at = now
+            return []
+        self.seen = Seen.LOST
+        text = (
+            f"instance {self.instance_id} is lost: the cloud has not listed it since "
+            f"{self.missing_since:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        return [self._news("lost", now, text)]
+
+    def _news(self, kind: str, now: datetime, summary: str, **detail: Any) -> News:
+        return News(
+            kind=kind,
+            instance_id=self.instance_id,
+            launch_id=self.launch_id,
+            at=now,
+            summary=summary,
+            detail=detail,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """Somebody's wish: this instance, one of these states."""
+
+    id: str
     instance_id: str
     wanted: frozenset[InstanceState]
-    #: On the monotonic clock, seconds.
-    deadline: float
     #: States it cannot get from to a wanted one.
     hopeless: frozenset[InstanceState] = HOPELESS
     #: It is to go away: being absent for long enough settles it, also when it was never listed.
     gone: bool = False
-    seen: Seen = Seen.UNKNOWN
-    last: Instance | None = None
-    changes: list[Change] = field(default_factory=list)
-    _missing_since: float | None = None
-    _missed: int = 0
+    #: When the cloud was asked for it, where boot times are learned from that.
+    begun_at: datetime | None = None
+    #: Before this no listing is needed.
+    look_from: datetime
+    #: After this nobody waits any more.
+    until: datetime
 
-    @property
-    def settled(self) -> bool:
-        """Whether the wish has come true, or cannot any more."""
-        if self.seen is Seen.LOST:
-            return self.gone
-        if self.last is None or self.seen is not Seen.LISTED:
-            return False
-        return self.last.state in self.wanted or self.last.state in self.hopeless
-
-    def observe(self, found: Instance | None, *, now: datetime, monotonic: float) -> None:
-        """Take in what a complete listing says of this instance."""
-        if found is None:
-            self._miss(monotonic)
-            return
-        self.seen, self._missing_since, self._missed = Seen.LISTED, None, 0
-        if self.last is None or self.last.state is not found.state:
-            self.changes.append(
-                Change(instance_id=found.id, state=found.state, reason=found.state_reason, at=now)
-            )
-        self.last = found
-
-    def _miss(self, monotonic: float) -> None:
-        if self.last is None and not self.gone:
-            return
-        self._missed += 1
-        if self._missing_since is None:
-            self._missing_since = monotonic
-        long_enough = monotonic - self._missing_since >= LOST_AFTER_S
-        if self._missed >= LOST_AFTER_LISTINGS and long_enough:
-            self.seen = Seen.LOST
+    def is_settled(self, known: Known, now: datetime) -> bool:
+        """Whether it has come true, or cannot any more."""
+        if known.last is not None and known.seen is Seen.LISTED:
+            state = known.last.state
+            if state in self.wanted or state in self.hopeless:
+                return True
+        return self.gone and known.is_absent(now)
 
 
-class Watch:
-    """All waiters of one cloud and region."""
+class Pace:
+    """How long to pause between two listings of a region."""
 
     #: The pause grows by this factor while nothing changes …
     GROWTH = 1.5
     #: … up to this.
-    LONGEST_PAUSE_S = 15.0
+    LONGEST_S = 15.0
+    #: Pollers of several regions must not ask in step.
+    JITTER = 0.1
 
-    def __init__(self, *, shortest_pause_s: float) -> None:
-        self.shortest_pause_s = shortest_pause_s
-        #: The last listing failed.
+    def __init__(
+        self, *, shortest_s: float, random: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self.shortest_s = shortest_s
+        #: The last listing failed: newcomers do not bring the next one forward.
         self.failing = False
-        self.pause_s = shortest_pause_s
-        self._waiters: list[Waiter] = []
+        self._random = random
+        self._pause_s = shortest_s
 
-    def __len__(self) -> int:
-        return len(self._waiters)
+    def pause_s(self) -> float:
+        """Until the next listing."""
+        return self._pause_s * self._random(1 - self.JITTER, 1 + self.JITTER)
 
-    def add(self, waiter: Waiter) -> None:
-        """Take in a waiter; the next listing comes soon, unless the cloud has trouble."""
-        self._waiters.append(waiter)
-        if not self.failing:
-            self.pause_s = self.shortest_pause_s
+    def hurry(self) -> None:
+        """Something has changed, or somebody has come: look again soon."""
+        self.failing, self._pause_s = False, self.shortest_s
+
+    def quiet(self) -> None:
+        """A listing has shown nothing new."""
+        self.failing = False
+        self._grow()
 
     def failed(self) -> None:
-        """A listing failed: nothing changes for anyone, and the next one comes later."""
+        """A listing failed."""
         self.failing = True
-        self.pause_s = min(self.pause_s * self.GROWTH, self.LONGEST_PAUSE_S)
+        self._grow()
 
-    def discard(self, waiter: Waiter) -> None:
-        """Forget a waiter that gave up."""
-        self._waiters = [kept for kept in self._waiters if kept is not waiter]
+    def _grow(self) -> None:
+        self._pause_s = min(self._pause_s * self.GROWTH, self.LONGEST_S)
 
-    def observe(
-        self, listing: Iterable[Instance], *, now: datetime, monotonic: float
-    ) -> list[Waiter]:
-        """Hand in one complete listing; answers the waiters that are done with waiting."""
-        self.failing = False
-        by_id: Mapping[str, Instance] = {instance.id: instance for instance in listing}
-        seen_before = sum(len(waiter.changes) for waiter in self._waiters)
-        for waiter in self._waiters:
-            waiter.observe(by_id.get(waiter.instance_id), now=now, monotonic=monotonic)
-        seen_now = sum(len(waiter.changes) for waiter in self._waiters)
-        if seen_now > seen_before:
-            self.pause_s = self.shortest_pause_s
-        else:
-            self.pause_s = min(self.pause_s * self.GROWTH, self.LONGEST_PAUSE_S)
-        return self._release(monotonic)
 
-    def expire(self, *, monotonic: float) -> list[Waiter]:
-        """The waiters whose deadline has passed, also when no listing came through."""
-        return self._release(monotonic)
-
-    def _release(self, monotonic: float) -> list[Waiter]:
-        done = [w for w in self._waiters if w.settled or monotonic >= w.deadline]
-        if done:
-            gone = {id(waiter) for waiter in done}
-            self._waiters = [waiter for waiter in self._waiters if id(waiter) not in gone]
-        return done
+def _changed_tags(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+    """The tags that are new or have another value, and with None those that are gone."""
+    changed: dict[str, str | None] = {
+        name: value for name, value in after.items() if before.get(name) != value
+    }
+    return changed | {name: None for name in before if name not in after}
