@@ -27,6 +27,12 @@
   + GateFailed                a gate's deadline passed, or a signal said it never will
     - GateNotPassed           … with what was seen last (`slipway.gates.wait`)
   + TimeServerUnusable        a time server's answer says nothing (`slipway.gates.ntp`; retryable)
+  + MirrorError
+    - UpstreamUnavailable     a repository's upstream does not answer as it should (retryable)
+    - UpstreamInconsistent    an upstream's files do not fit each other for now (retryable)
+    - ReleaseRefused          what an upstream has signed, or has not, must not be published
+    - BlobBroken              a file's bytes are not those of its name (retryable)
+    - DiskFull                there is no room for what is to be kept
   + EngineUnavailable         the engine cannot take work now (retryable)
   + EngineRefused             the engine understood and said no
 
@@ -191,6 +197,36 @@ class ScriptFailed(SlipwayError):
 
 class GateFailed(SlipwayError):
     """A gate did not pass."""
+
+
+class MirrorError(SlipwayError):
+    """A repository was not mirrored."""
+
+
+class UpstreamUnavailable(MirrorError):
+    """The upstream does not answer as it should."""
+
+    retryable = True
+
+
+class UpstreamInconsistent(MirrorError):
+    """The upstream's files do not fit each other."""
+
+    retryable = True
+
+
+class ReleaseRefused(MirrorError):
+    """This release must not be published."""
+
+
+class BlobBroken(MirrorError):
+    """The bytes of a file are not those it is named after."""
+
+    retryable = True
+
+
+class DiskFull(MirrorError):
+    """There is no room on the disk."""
 
 
 class EngineUnavailable(SlipwayError):

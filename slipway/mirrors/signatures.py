@@ -1,0 +1,69 @@
+"""Who has signed a release: checked with the keys of the distribution, by Sequoia."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pysequoia import Cert, Sig, verify
+
+from slipway.errors import InvalidInput, Problem, ReleaseRefused
+
+_BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
+_END = b"-----END PGP SIGNATURE-----"
+
+
+class Keyring:
+    """The certificates that may sign a repository."""
+
+    def __init__(self, certificates: Sequence[Cert], name: str) -> None:
+        self._certificates = list(certificates)
+        self._name = name
+
+    @classmethod
+    def from_file(cls, path: Path) -> Keyring:
+        """Those in a file, binary or armored. Raises `InvalidInput`."""
+        try:
+            found = Cert.split_bytes(path.read_bytes())
+        except OSError as error:
+            what = f"the keyring cannot be read: {error.strerror}"
+            raise InvalidInput(Problem(where=str(path), what=what)) from error
+        except RuntimeError as error:
+            what = f"this holds no OpenPGP certificates: {_first_line(error)}"
+            raise InvalidInput(Problem(where=str(path), what=what)) from error
+        return cls(found, path.name)
+
+    def signed_text(self, signed: bytes, where: str) -> bytes:
+        """The text of a clear-signed file. Raises `ReleaseRefused`, also for text outside the
+        signed block: apt refuses it, and Sequoia does not look at it."""
+        body = signed.strip(b"\r\n\t ")
+        if not signed.startswith(_BEGIN) or not body.endswith(_END):
+            raise ReleaseRefused(f"{where}: there is text outside the signed block")
+        if body.count(_BEGIN) != 1 or body.count(_END) != 1:
+            raise ReleaseRefused(f"{where}: there is more than one signed block")
+        try:
+            found = verify(bytes=signed, store=self._for_keys).bytes
+        except RuntimeError as error:
+            raise self._refused(where, error) from error
+        assert found is not None, "the bytes of a message that was given as bytes"
+        return found
+
+    def check_detached(self, text: bytes, signature: bytes, where: str) -> None:
+        """Check a text against a signature in a file of its own. Raises `ReleaseRefused`."""
+        try:
+            verify(bytes=text, store=self._for_keys, signature=Sig.from_bytes(signature))
+        except RuntimeError as error:
+            raise self._refused(where, error) from error
+
+    def _for_keys(self, _key_ids: list[str]) -> list[Cert]:
+        return self._certificates
+
+    def _refused(self, where: str, error: Exception) -> ReleaseRefused:
+        return ReleaseRefused(
+            f"{where}: no valid signature by a key of {self._name} ({_first_line(error)})"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    """Without the backtrace that follows."""
+    return str(error).partition("\n")[0].rstrip(".")

@@ -1,0 +1,251 @@
+"""Files by the hash of their content: written once, never changed, shared by all days.
+
+```
+cas/sha256/ab/<hex>      a blob, mode 0444
+by/sha512/ab/<hex>       a link to it, for clients that ask by another hash
+incoming/<hex>           what is being received; stays when that is cut short, to be gone on with
+quarantine/<hex>         the last body that was not what it should have been
+```
+
+A blob appears under its name complete, checked and on disk, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from slipway.errors import BlobBroken, DiskFull
+
+_CHUNK = 1 << 20
+
+
+class Store:
+    """The blobs below one directory. Any number of processes and threads may work with it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._blobs = root / "cas" / "sha256"
+        self._incoming = root / "incoming"
+        self._quarantine = root / "quarantine"
+        #: Directories that got a new name which may not be on disk yet.
+        self._unsettled: set[Path] = set()
+        self._lock = threading.Lock()
+        for directory in (self._blobs, self._incoming, self._quarantine):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob is, or would be."""
+        return self._blobs / sha256[:2] / sha256
+
+    def size(self, sha256: str) -> int | None:
+        """How many bytes a blob has; None when it is not here."""
+        try:
+            return self.path(sha256).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a blob. Raises `BlobBroken` when they are not those of its name."""
+        try:
+            data = self.path(sha256).read_bytes()
+        except FileNotFoundError as error:
+            raise BlobBroken(f"blob {sha256} is not in {self.root}") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise BlobBroken(f"{self.path(sha256)} is damaged; 'slipway mirror repair' heals it")
+        return data
+
+    def put(self, data: bytes) -> str:
+        """Keep these bytes; answers their SHA-256."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        with self.receiving(sha256, len(data)) as incoming:
+            if not incoming.complete:
+                incoming.restart()
+                incoming.write(data)
+                incoming.finish()
+        return sha256
+
+    @contextlib.contextmanager
+    def receiving(self, sha256: str, size: int) -> Iterator[Incoming]:
+        """Receive a blob, alone: whoever else wants the same one waits, and then finds it here.
+        What an earlier attempt has received is there to be gone on with."""
+        waiting = self._incoming / sha256
+        with _locked(waiting) as file:
+            incoming = Incoming(self, file, waiting, sha256, size)
+            try:
+                yield incoming
+            finally:
+                incoming.leave()
+
+    def alias(self, algorithm: str, digest: str, sha256: str) -> None:
+        """Let a blob be found by another hash as well."""
+        link = self._other(algorithm, digest)
+        self._mkdir(link.parent)
+        target = os.path.relpath(self.path(sha256), link.parent)
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(target)
+            self._note(link.parent)
+
+    def find(self, algorithm: str, digest: str) -> str | None:
+        """The SHA-256 of the blob with this hash; None when it is not here."""
+        if algorithm == "sha256":
+            return digest if self.size(digest) is not None else None
+        try:
+            found = self._other(algorithm, digest).readlink().name
+        except OSError:
+            return None
+        return found if self.size(found) is not None else None
+
+    def settle(self) -> None:
+        """Have the names of all blobs on disk, as their bytes are: to be called before anything
+        that names them is committed."""
+        with self._lock:
+            directories, self._unsettled = self._unsettled, set()
+        for directory in directories:
+            _sync(directory)
+
+    def free_bytes(self) -> int:
+        """How much room there is."""
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
+
+    def _other(self, algorithm: str, digest: str) -> Path:
+        return self.root / "by" / algorithm / digest[:2] / digest
+
+    def keep(self, received: Path, sha256: str) -> None:
+        """Give what was received its name. For `Incoming`."""
+        final = self.path(sha256)
+        self._mkdir(final.parent)
+        # Unlike a rename, a link never replaces what is there.
+        with contextlib.suppress(FileExistsError):
+            final.hardlink_to(received)
+        received.unlink()
+        self._note(final.parent)
+
+    def set_aside(self, received: Path) -> None:
+        """Keep a bad body to be looked at, in place of the last one. For `Incoming`."""
+        received.replace(self._quarantine / received.name)
+
+    def _mkdir(self, directory: Path) -> None:
+        if not directory.is_dir():
+            directory.mkdir(parents=True, exist_ok=True)
+            for parent in (directory.parent, directory.parent.parent):
+                self._note(parent)
+
+    def _note(self, directory: Path) -> None:
+        with self._lock:
+            self._unsettled.add(directory)
+
+
+class Incoming:
+    """A blob that is being received."""
+
+    def __init__(self, store: Store, file: BinaryIO, path: Path, sha256: str, size: int) -> None:
+        self._store = store
+        self._file = file
+        self._path = path
+        self._sha256 = sha256
+        self._size = size
+        self._digest = hashlib.sha256()
+        #: How many bytes are here.
+        self.have = 0
+        #: Whether the blob is in the store.
+        self.complete = store.size(sha256) == size
+        #: Whether the file still has the name it is received under.
+        self._waiting = True
+        if not self.complete:
+            self._take_up()
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises `DiskFull`, and then gives the room back."""
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self._give_up(error)
+        self._digest.update(data)
+        self.have += len(data)
+
+    def restart(self) -> None:
+        """Forget what is here."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._digest = hashlib.sha256()
+        self.have = 0
+
+    def finish(self) -> None:
+        """All is here. Raises `BlobBroken` when it is not what it should be; it is then set aside,
+        and the next attempt begins anew."""
+        found = self._digest.hexdigest()
+        if found != self._sha256:
+            self._store.set_aside(self._path)
+            self._waiting = False
+            raise BlobBroken(
+                f"received {self.have} bytes with SHA-256 {found} instead of {self._size} bytes "
+                f"with {self._sha256}"
+            )
+        try:
+            os.fchmod(self._file.fileno(), 0o444)
+            os.fsync(self._file.fileno())
+            self._store.keep(self._path, self._sha256)
+        except OSError as error:
+            self._give_up(error)
+        self._waiting = False
+        self.complete = True
+
+    def leave(self) -> None:
+        """Nobody goes on with nothing."""
+        if self._waiting and (self.complete or not self.have):
+            self._path.unlink()
+
+    def _take_up(self) -> None:
+        """Go on where an earlier attempt was cut short, unless that had more than there can be."""
+        while data := self._file.read(_CHUNK):
+            self._digest.update(data)
+            self.have += len(data)
+        if self.have > self._size:
+            self.restart()
+
+    def _give_up(self, error: OSError) -> None:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise error
+        self.restart()
+        raise DiskFull(
+            f"the disk of {self._store.root} is full ({self._size} bytes were to be kept)"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """The file of this name, made if need be, as nobody else has it."""
+    while True:
+        # Unbuffered: what was written is in the file when the process is killed.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever had it before may have given it its final name, or removed it.
+            if _is_still(path, file):
+                yield file
+                return
+
+
+def _is_still(path: Path, file: BinaryIO) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return found.st_ino == os.fstat(file.fileno()).st_ino
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

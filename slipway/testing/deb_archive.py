@@ -1,0 +1,249 @@
+"""A Debian archive made up from a seed: signed, with packages that apt installs, changing by day.
+
+`DebArchive` writes what a distribution's server has; `slipway.testing.web` serves it, and breaks it
+on request.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import lzma
+import random
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pysequoia import SignatureMode, Tsk, sign
+
+_EPOCH = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A binary package as it is on some day."""
+
+    name: str
+    revision: int
+    architecture: str
+    component: str
+    payload_bytes: int
+    depends: str = ""
+
+    @property
+    def version(self) -> str:
+        """With an epoch and a plus, which file names and requests spell differently."""
+        return f"1.{self.revision}+b1"
+
+    @property
+    def path(self) -> str:
+        """Where it is in the pool."""
+        initial = self.name[0]
+        return (
+            f"pool/{self.component}/{initial}/{self.name}/"
+            f"{self.name}_{self.version}_{self.architecture}.deb"
+        )
+
+    @functools.cached_property
+    def deb(self) -> bytes:
+        """The package: installs one file, with its version in it."""
+        control = (
+            f"Package: {self.name}\nVersion: {self.version}\nArchitecture: {self.architecture}\n"
+            f"Maintainer: Nobody <nobody@example.org>\n{self._depends}"
+            f"Description: made up\n"
+        )
+        filler = random.Random(f"{self.name} {self.revision}").randbytes(self.payload_bytes)
+        content = f"{self.name} {self.version}\n".encode() + filler
+        members = {
+            "debian-binary": b"2.0\n",
+            "control.tar.gz": _tar({"./control": control.encode()}),
+            "data.tar.gz": _tar({f"./usr/share/{self.name}/version": content}),
+        }
+        return _ar(members)
+
+    @functools.cached_property
+    def stanza(self) -> str:
+        """What ``Packages`` says of it."""
+        return (
+            f"Package: {self.name}\nVersion: {self.version}\nArchitecture: {self.architecture}\n"
+            f"Maintainer: Nobody <nobody@example.org>\n{self._depends}"
+            f"Filename: {self.path}\nSize: {len(self.deb)}\n"
+            f"SHA256: {hashlib.sha256(self.deb).hexdigest()}\nDescription: made up\n"
+        )
+
+    @property
+    def _depends(self) -> str:
+        return f"Depends: {self.depends}\n" if self.depends else ""
+
+
+class DebArchive:
+    """An archive of one or more suites with the same packages, in a directory."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        seed: int = 1,
+        packages: int = 12,
+        suites: Iterable[str] = ("stable",),
+        components: tuple[str, ...] = ("main",),
+        payload_bytes: int = 200,
+        valid_for: timedelta | None = None,
+        by_hash: bool = True,
+        start: datetime = _EPOCH,
+    ) -> None:
+        self.root = root
+        self.now = start
+        self.suites = tuple(suites)
+        self.components = components
+        self.key = Tsk.generate("Synthetic archive <archive@example.org>")
+        self.keyring = root.parent / f"{root.name}-keyring.gpg"
+        self._random = random.Random(seed)
+        self._valid_for = valid_for
+        self._by_hash = by_hash
+        self._payload_bytes = payload_bytes
+        self.packages = {
+            package.name: package for package in (self._invent(n) for n in range(packages))
+        }
+        root.mkdir(parents=True, exist_ok=True)
+        self.keyring.write_bytes(bytes(self.key.extract_certificate()))
+        self.publish()
+
+    def advance(self, *, change: int = 1, add: int = 0, remove: int = 0, days: float = 1) -> None:
+        """Let days go by: packages get new versions, appear and disappear."""
+        self.now += timedelta(days=days)
+        names = sorted(self.packages)
+        for name in self._random.sample(names, change):
+            self.packages[name] = replace(
+                self.packages[name], revision=self.packages[name].revision + 1
+            )
+        for name in self._random.sample(names, remove):
+            del self.packages[name]
+        for _ in range(add):
+            fresh = self._invent(len(names) + self._random.randrange(10**6))
+            self.packages[fresh.name] = fresh
+        self.publish()
+
+    def publish(self) -> None:
+        """Write pool and indexes as they are now. Old packages stay in the pool: see `clean`."""
+        for package in self.packages.values():
+            path = self.root / package.path
+            if not path.exists():
+                _write(path, package.deb)
+        for suite in self.suites:
+            self.write_suite(suite)
+
+    def clean(self) -> None:
+        """Remove from the pool what no package of today is."""
+        kept = {self.root / package.path for package in self.packages.values()}
+        for path in (self.root / "pool").rglob("*.deb"):
+            if path not in kept:
+                path.unlink()
+
+    def write_suite(
+        self, suite: str, *, key: Tsk | None = None, date: datetime | None = None
+    ) -> None:
+        """Write a suite's indexes and release; another key or date than the archive's if given."""
+        directory = self.root / "dists" / suite
+        listed: dict[str, bytes] = dict(self._indexes())
+        for path, data in listed.items():
+            _write(directory / path, data)
+            if self._by_hash:
+                for algorithm in ("sha256", "sha512"):
+                    digest = hashlib.new(algorithm, data).hexdigest()
+                    place = (directory / path).parent / "by-hash" / algorithm.upper() / digest
+                    _write(place, data)
+        release = self._release(suite, listed, date or self.now).encode()
+        signer = (key or self.key).signer()
+        _write(directory / "Release", release)
+        _write(directory / "Release.gpg", sign(signer, release, mode=SignatureMode.DETACHED))
+        _write(directory / "InRelease", sign(signer, release, mode=SignatureMode.CLEAR))
+
+    def _invent(self, number: int) -> Package:
+        return Package(
+            name=f"pkg{number:05d}",
+            revision=1,
+            architecture=self._random.choice(("amd64", "all")),
+            component=self._random.choice(self.components),
+            payload_bytes=self._payload_bytes,
+            depends=f"pkg{number // 2:05d}" if number > 1 else "",
+        )
+
+    def _indexes(self) -> Iterator[tuple[str, bytes]]:
+        for component in self.components:
+            stanzas = [
+                package.stanza
+                for _, package in sorted(self.packages.items())
+                if package.component == component
+            ]
+            text = "\n".join(stanzas).encode()
+            base = f"{component}/binary-amd64/Packages"
+            yield f"{base}.xz", lzma.compress(text, preset=0)
+            yield f"{base}.gz", gzip.compress(text, compresslevel=1, mtime=0)
+            yield f"{component}/i18n/Translation-en.xz", lzma.compress(component.encode(), preset=0)
+
+    def _release(self, suite: str, listed: dict[str, bytes], date: datetime) -> str:
+        lines = [
+            "Origin: Synthetic",
+            "Label: Synthetic",
+            f"Suite: {suite}",
+            f"Codename: {suite}",
+            f"Date: {_rfc(date)}",
+            "Architectures: all amd64",
+            "No-Support-for-Architecture-all: Packages",
+            f"Components: {' '.join(self.components)}",
+        ]
+        if self._by_hash:
+            lines.append("Acquire-By-Hash: yes")
+        if self._valid_for is not None:
+            lines.append(f"Valid-Until: {_rfc(date + self._valid_for)}")
+        for algorithm in ("sha256", "sha512"):
+            lines.append(f"{algorithm.upper()}:")
+            lines += [
+                f" {hashlib.new(algorithm, data).hexdigest()} {len(data):>8} {path}"
+                for path, data in sorted(listed.items())
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def _rfc(moment: datetime) -> str:
+    return moment.strftime("%a, %d %b %Y %H:%M:%S UTC")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whoever reads the file meanwhile sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_bytes(data)
+    draft.replace(path)
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        made: set[str] = set()
+        for name, data in files.items():
+            parts = name.split("/")[:-1]
+            for depth in range(1, len(parts) + 1):
+                directory = "/".join(parts[:depth]) + "/"
+                if directory not in made:
+                    made.add(directory)
+                    info = tarfile.TarInfo(directory)
+                    info.type, info.mode = tarfile.DIRTYPE, 0o755
+                    tar.addfile(info)
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return gzip.compress(out.getvalue(), compresslevel=1, mtime=0)
+
+
+def _ar(members: dict[str, bytes]) -> bytes:
+    out = bytearray(b"!<arch>\n")
+    for name, data in members.items():
+        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode()
+        out += data + b"\n" * (len(data) % 2)
+    return bytes(out)

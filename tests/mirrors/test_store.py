@@ -1,0 +1,104 @@
+"""The content store: complete and checked under its name, or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from slipway.errors import BlobBroken, DiskFull
+from slipway.mirrors.store import Store
+
+DATA = b"content of a file\n" * 1000
+NAME = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "mirror")
+
+
+def _receive(store: Store, data: bytes) -> int:
+    """Receive the rest; answers how much there was before."""
+    with store.receiving(NAME, len(DATA)) as incoming:
+        before = incoming.have
+        incoming.write(data)
+        incoming.finish()
+        return before
+
+
+def test_a_blob_is_found_by_its_hash_and_is_read_only(store: Store) -> None:
+    """What was put is read back, nobody may write to it, and nothing else is left behind."""
+    assert store.put(DATA) == NAME
+    assert store.read(NAME) == DATA
+    assert store.size(NAME) == len(DATA)
+    assert stat.S_IMODE(store.path(NAME).stat().st_mode) == 0o444
+    assert store.put(DATA) == NAME
+    assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_bytes_of_another_hash_never_get_the_name(store: Store) -> None:
+    """A body that is not what it should be is refused and set aside; the next attempt succeeds."""
+    bad = DATA[:-1] + b"X"
+    with pytest.raises(BlobBroken, match=f"instead of {len(DATA)} bytes with {NAME}"):
+        _receive(store, bad)
+    assert store.size(NAME) is None
+    assert (store.root / "quarantine" / NAME).read_bytes() == bad
+    assert _receive(store, DATA) == 0
+    assert store.read(NAME) == DATA
+
+
+def test_what_was_cut_short_is_gone_on_with(store: Store) -> None:
+    """The bytes of an attempt that was cut short are there for the next one, and are checked with
+    the rest."""
+    with store.receiving(NAME, len(DATA)) as incoming:
+        incoming.write(DATA[:700])
+    assert store.size(NAME) is None
+    assert _receive(store, DATA[700:]) == 700
+    assert store.read(NAME) == DATA
+
+
+def test_more_than_there_can_be_is_forgotten(store: Store) -> None:
+    """A leftover that is longer than the blob is not gone on with."""
+    (store.root / "incoming" / NAME).write_bytes(DATA + b"more")
+    with store.receiving(NAME, len(DATA)) as incoming:
+        assert incoming.have == 0
+
+
+def test_a_full_disk_is_said_and_given_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk is full, the error says so, and what was received makes room again."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match="is full"):
+        _receive(store, DATA)
+    assert store.size(NAME) is None
+    assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_other_hashes_lead_to_the_same_blob(store: Store) -> None:
+    """apt asks by SHA512 where a release lists it: that leads to the one blob there is."""
+    other = hashlib.sha512(DATA).hexdigest()
+    assert store.find("sha512", other) is None
+    store.put(DATA)
+    store.alias("sha512", other, NAME)
+    store.alias("sha512", other, NAME)
+    assert store.find("sha512", other) == NAME
+    assert store.find("sha256", NAME) == NAME
+    store.path(NAME).unlink()
+    assert store.find("sha512", other) is None
+
+
+def test_a_damaged_blob_is_not_read(store: Store) -> None:
+    """A bit that flipped on the disk is noticed when a document is read."""
+    store.put(DATA)
+    store.path(NAME).chmod(0o644)
+    store.path(NAME).write_bytes(DATA[:-1] + b"X")
+    with pytest.raises(BlobBroken, match="is damaged"):
+        store.read(NAME)
