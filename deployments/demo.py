@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -102,6 +103,11 @@ def run(settings: Settings, wiring: Wiring, *, faults: bool, keep: bool) -> int:
         return ExitCode.INTERRUPTED
     finally:
         tour.close()
+
+
+def export(state_dir: Path) -> str:
+    """What lets the other commands of a shell work where the demo did."""
+    return f"export SLIPWAY_STATE_DIR={shlex.quote(str(state_dir))}"
 
 
 class Tour:
@@ -215,7 +221,7 @@ class Tour:
             grid.add_row(f"  {title}", Text(seconds(took), justify="right"))
         grid.add_row("  all in all", Text(seconds(total), style="bold"))
         self.console.print(grid)
-        setting = f"SLIPWAY_STATE_DIR={self.found.settings.state_dir}"
+        setting = export(self.found.settings.state_dir)
         if self.keep:
             self._say(f"\nStill running. Prefect: {self.ui_url}")
             for name in names:
@@ -223,13 +229,13 @@ class Tour:
                 if url := launch.outputs.get("url"):
                     self._say(f"  {name}: {url}")
             self._say("To look around, and to stop everything:", "bold")
-            self._say(f"  export {setting}")
+            self._say(f"  {setting}")
             self._say(f"  slipway show {names[0]}; slipway ssh {names[0]}")
             self._say(f"  slipway decommission {' '.join(names)} --yes")
             self._say("  slipway local down; slipway engine down")
             return
         self._say("\nThe servers are gone, their records stay:", "bold")
-        self._say(f"  export {setting}")
+        self._say(f"  {setting}")
         self._say(f"  slipway show {names[0]}; slipway audit show {names[0]}")
         self._say("  slipway engine up        the flow runs in Prefect's UI")
         self._say("Next: slipway demo --faults, or slipway demo --keep to look around.")

@@ -365,6 +365,7 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
             return await self._shelf.flow_of(run.flow_run)
         except ObjectNotFound:
             state = Cancelled(message="its deployment is gone")
+            await self._rescue.give_up(run.flow_run, "its deployment is gone")
         except FlowUnusable as error:
             self.get_flow_run_logger(run.flow_run).error("%s", error, exc_info=error)
             state = Crashed(message=str(error))

@@ -33,7 +33,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.logging import get_logger
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Crashed
 
-from flows.runs import RESCUED_LABEL, strand_launches
+from flows.runs import RESCUED_LABEL, give_up
 from slipway import workers
 from slipway.errors import Conflict, SlipwayError
 from slipway.launches.services import Services
@@ -194,8 +194,8 @@ class Rescue:
         await self._client.set_flow_run_state(now.id, state)
 
     async def give_up(self, flow_run: FlowRun, why: str) -> None:
-        """Nobody goes on with this run: its launches are stranded, with the cause."""
-        await strand_launches(flow_run, why)
+        """Nobody goes on with this run: what it was to do is over, with the cause."""
+        await give_up(flow_run, why)
 
     async def cancel_unattended(self, flow_run: FlowRun, worker_id: str) -> None:
         """Somebody wants a run to end that its worker does not know: this one's, or nobody's. A run

@@ -16,7 +16,7 @@ from flows.runs import cancel_launches, reopened
 from slipway.launches.requests import LaunchRequest, request_launch
 from slipway.records import LaunchStatus
 from tasks.services import current_services
-from tasks.stepping import RECORD_STEP
+from tasks.stepping import CLOUD_STEP
 from tasks.threads import clouds
 
 
@@ -38,7 +38,8 @@ async def launch_server(request: LaunchRequest) -> State[Any]:
     return to_state(await see_through(launch_id, reopen=reopened()))
 
 
-@task(task_run_name="{request.name}: record the request", **RECORD_STEP)
+# The cloud is asked whether it has what the request names.
+@task(task_run_name="{request.name}: record the request", **CLOUD_STEP)
 async def record_request(request: LaunchRequest) -> str:
     """Check the request whole and put it on record; answers the launch's id."""
     launch = await clouds(request_launch, current_services(), request, actor=actor())

@@ -12,6 +12,7 @@ from prefect.context import FlowRunContext
 
 from flows.driving import actor
 from slipway.errors import Conflict, SlipwayError
+from slipway.launches.handover import script_not_begun
 from slipway.launches.requests import launches_of_run
 from slipway.launches.work import Work, take_up
 from slipway.records import LaunchStatus
@@ -48,15 +49,34 @@ async def cancel_launches(
     await _end(flow_run, Work.cancel)
 
 
-async def strand_launches(flow_run: FlowRun, why: str) -> None:
-    """The flow run is given up: its launches are kept as they are, with the reason."""
+async def script_ended(
+    flow: Flow[..., Any],  # noqa: ARG001  (Prefect passes all three by name)
+    flow_run: FlowRun,
+    state: State[Any],
+) -> None:
+    """A run of an operational script was ended from outside: one that has not begun never will.
+    A hook for ``on_cancellation`` and ``on_crashed``."""
+    why = f"its flow run was {state.name.lower() if state.name else 'ended'}"
+    await _script_not_begun(flow_run, f"{why}: {state.message}" if state.message else why)
+
+
+async def give_up(flow_run: FlowRun, why: str) -> None:
+    """Nobody goes on with the flow run: its launches are kept as they are, with the reason, and so
+    is a script that it was to run."""
     error = SlipwayError(why)
     await _end(flow_run, lambda work: work.strand(error))
+    await _script_not_begun(flow_run, why)
 
 
 async def strand_launch(launch_id: str, why: str) -> None:
     """Nobody goes on with this launch: it is kept as it is, with the reason."""
     await _try_to_end(launch_id, lambda work: work.strand(SlipwayError(why)))
+
+
+async def _script_not_begun(flow_run: FlowRun, why: str) -> None:
+    key = ((flow_run.parameters or {}).get("request") or {}).get("key")
+    if key is not None:
+        await records(script_not_begun, current_services(), key, why, actor=actor())
 
 
 async def _end(flow_run: FlowRun, end: Callable[[Work], object]) -> None:

@@ -13,7 +13,7 @@ from slipway.api.state import TheServices
 from slipway.api.words import CLOUD
 from slipway.clouds.base import Cloud
 from slipway.errors import CloudError, NotFound
-from slipway.launches.names import nearest
+from slipway.spelling import nearest_or_all
 
 router = APIRouter(prefix="/v1/clouds", tags=["clouds"], dependencies=[Depends(require("read"))])
 
@@ -75,7 +75,7 @@ def get_one_cloud(
 ) -> CloudOut:
     """One cloud."""
     if name not in services.clouds:
-        raise NotFound(f"there is no cloud {name}{nearest(name, services.clouds)}")
+        raise NotFound(f"there is no cloud {name}{nearest_or_all(name, services.clouds)}")
     return _shown(name, services.clouds[name])
 
 

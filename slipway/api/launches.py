@@ -226,7 +226,7 @@ def list_launches(
     "",
     status_code=201,
     operation_id="createLaunch",
-    responses=responses(401, 403, 409, 413, 422),
+    responses=responses(401, 403, 409, 413, 422, 503),
 )
 def create_launch(state: TheState, act: Launching, response: Response, body: LaunchIn) -> LaunchOut:
     """Bring a server up. The launch is on record with this answer, and goes on whatever becomes of

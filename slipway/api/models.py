@@ -47,7 +47,11 @@ class HandOverOut(BaseModel):
     )
     flow: str = Field(description="The flow that does it.", examples=["launch_server"])
     attempts: int = Field(examples=[1])
-    error: str = Field(description="Why the last attempt failed; empty if not.", examples=[""])
+    error: str = Field(
+        description="Why the last attempt failed, or why a script that was handed over was not "
+        "begun; empty if not.",
+        examples=[""],
+    )
     requested_at: datetime = Field(examples=[_AT])
     next_attempt_at: datetime | None = Field(
         description="When it is tried next, while waiting.", examples=[None]
@@ -98,14 +102,18 @@ class RunOut(BaseModel):
     @classmethod
     def of(cls, detail: RunDetail) -> RunOut:
         """From its records."""
-        step = detail.step
+        step, row = detail.step, detail.row
+        # Without a step nobody has begun; with an error nobody will.
+        given_up = bool(row.handed_at and row.error)
         return cls(
             id=detail.row.id,
             launch_id=detail.row.launch_id,
             script=detail.script,
             inputs=dict(detail.inputs),
-            status=StepStatus(step.status).value if step else "requested",
-            error=step.error if step else "",
+            status=StepStatus(step.status).value
+            if step
+            else ("failed" if given_up else "requested"),
+            error=step.error if step else (row.error if given_up else ""),
             step=detail.step_key,
             requested_by=detail.row.requested_by,
             requested_at=detail.row.created_at,

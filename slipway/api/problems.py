@@ -136,15 +136,21 @@ def problem_response(
     )
 
 
-def from_error(error: SlipwayError) -> Response:
-    """An error of the domain as a response."""
+def status_of(error: SlipwayError) -> tuple[int, str]:
+    """The HTTP status and the kind of problem that stand for an error of the domain."""
     status, kind = next(
         ((status, kind) for type_, status, kind in STATUS if isinstance(error, type_)),
         (500, "internal"),
     )
-    headers: dict[str, str] = {}
     if kind == "cloud" and error.retryable:
-        status, kind = 503, "cloud-unavailable"
+        return 503, "cloud-unavailable"
+    return status, kind
+
+
+def from_error(error: SlipwayError) -> Response:
+    """An error of the domain as a response."""
+    status, kind = status_of(error)
+    headers: dict[str, str] = {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -14,8 +14,8 @@ from slipway.api.state import TheServices
 from slipway.api.words import NAME, ServerName
 from slipway.errors import NotFound
 from slipway.launches import listing
-from slipway.launches.names import nearest
 from slipway.launches.requests import get_server, server_names
+from slipway.spelling import nearest_or_all
 
 router = APIRouter(prefix="/v1/servers", tags=["servers"], dependencies=[Depends(require("read"))])
 
@@ -48,5 +48,5 @@ def get_one_server(services: TheServices, name: ServerName) -> ServerOut:
     """One server, with its active or else newest launch."""
     server = get_server(services, name)
     if server is None:
-        raise NotFound(f"there is no server {name}{nearest(name, server_names(services))}")
+        raise NotFound(f"there is no server {name}{nearest_or_all(name, server_names(services))}")
     return ServerOut.of(listing.server_detail(services, server))

@@ -19,9 +19,9 @@ from slipway.api.state import TheServices
 from slipway.api.words import TEMPLATE, VERSION, Given, TemplateName
 from slipway.errors import NotFound
 from slipway.launches.listing import Slice
-from slipway.launches.names import nearest
 from slipway.launches.services import Services
 from slipway.servertemplates import TemplateSummary, VersionInfo
+from slipway.spelling import nearest_or_all
 
 router = APIRouter(prefix="/v1", tags=["templates"])
 
@@ -204,7 +204,7 @@ def get_one_template(services: TheServices, name: TemplateName) -> TemplateOut:
     """One template."""
     known = {each.name: each for each in services.templates.list()}
     if name not in known:
-        raise NotFound(f"there is no template {name}{nearest(name, known)}")
+        raise NotFound(f"there is no template {name}{nearest_or_all(name, known)}")
     return TemplateOut.of(known[name])
 
 
@@ -386,7 +386,7 @@ def get_image_map(
     """One image map."""
     known = services.templates.library().image_names()
     if name not in known:
-        raise NotFound(f"there is no image map {name}{nearest(name, known)}")
+        raise NotFound(f"there is no image map {name}{nearest_or_all(name, known)}")
     return _image_map(services, name)
 
 

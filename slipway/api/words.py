@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from starlette.requests import Request
 
 from slipway.errors import InvalidInput, Problem
-from slipway.launches.names import nearest
+from slipway.spelling import nearest_or_all
 
 #: Host names and tags are made of it.
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -46,7 +46,7 @@ def known_query(request: Request) -> None:
     problems = []
     for name, times in given.items():
         if name not in known:
-            what = f"there is no such parameter{nearest(name, known)}"
+            what = f"there is no such parameter{nearest_or_all(name, known)}"
         elif times > 1 and not _takes_several(known[name]):
             what = f"it is given {times} times, and takes one value"
         else:

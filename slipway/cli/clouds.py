@@ -50,11 +50,11 @@ def check(
     Example: `slipway cloud check local`.
     """
     from slipway.clouds.base import TAG_INSTALLATION
-    from slipway.launches.names import nearest
+    from slipway.spelling import nearest_or_all
 
     services = session(context).services
     if name not in services.clouds:
-        raise NotFound(f"there is no cloud {name}{nearest(name, services.clouds)}")
+        raise NotFound(f"there is no cloud {name}{nearest_or_all(name, services.clouds)}")
     cloud = services.clouds[name]
     failed = False
     for region in cloud.regions():

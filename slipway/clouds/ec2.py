@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 import threading
@@ -44,6 +43,7 @@ from slipway.errors import (
     NotFound,
     SlipwayError,
 )
+from slipway.spelling import nearest
 
 #: What EC2 answers, by its error code. A code that is not here is a refusal, unless the answer's
 #: HTTP status says that EC2 itself failed.
@@ -504,8 +504,7 @@ class Ec2Cloud:
 
     def _nearest(self, region: str, wanted: str) -> str:
         known = [str(each.get("Name", "")) for each in self._describe_images(region, {}, "self")]
-        near = difflib.get_close_matches(wanted, known, n=1)
-        return f"; did you mean {near[0]}?" if near else ""
+        return nearest(wanted, known)
 
     def _instance(self, region: str, found: Mapping[str, Any]) -> Instance:
         tags = {tag["Key"]: tag["Value"] for tag in found.get("Tags", ())}

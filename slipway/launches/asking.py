@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from slipway import audit
 from slipway.audit import Note
 from slipway.changes import note_change
-from slipway.errors import Conflict, InvalidInput
+from slipway.errors import CloudError, Conflict, InvalidInput
 from slipway.launches import ending, handover
 from slipway.launches.callbacks import check_call_back, record_call_back
 from slipway.launches.operations import OperationRequest, check
@@ -48,8 +48,9 @@ def ask_launch(
     callback: CallBackRequest | None = None,
     also: AlsoLaunch | None = None,
 ) -> Launch:
-    """Record a launch and have it driven. Raises `InvalidInput` with every problem, and `Conflict`
-    when the server's name was taken meanwhile."""
+    """Record a launch and have it driven. Raises `InvalidInput` with every problem, a retryable
+    `CloudError` when the cloud cannot be asked now, and `Conflict` when the server's name was taken
+    meanwhile."""
     problems = []
     if callback is not None:
         allow_private = services.settings.callback_allow_private
@@ -58,6 +59,10 @@ def ask_launch(
         plan = plan_launch(services, request, secrets=secrets)
     except InvalidInput as error:
         raise InvalidInput([*error.problems, *problems]) from error
+    except CloudError as error:
+        if problems:
+            raise InvalidInput(problems) from error
+        raise
     if problems:
         raise InvalidInput(problems)
 

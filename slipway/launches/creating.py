@@ -20,12 +20,12 @@ from slipway.clouds.base import (
     InstanceState,
 )
 from slipway.errors import CapacityUnavailable, InstanceFailed, NotFound
-from slipway.launches.names import nearest
 from slipway.launches.phoning import calls_us, expect_agent, user_data_of
 from slipway.launches.requests import client_token
 from slipway.launches.services import Services
 from slipway.launches.work import Work, recorded_result, step_key
 from slipway.records import AuditKind, Launch, LaunchStatus
+from slipway.spelling import nearest_or_all
 from slipway.steps import StepRun
 from slipway.watch.waiting import HOPELESS, Answer, Seen
 
@@ -43,7 +43,7 @@ def cloud_of(services: Services, launch: Launch) -> Cloud:
     if cloud is None:
         raise NotFound(
             f"launch {launch.id} lives in cloud {launch.cloud}, which is not configured"
-            f"{nearest(launch.cloud, services.clouds)}"
+            f"{nearest_or_all(launch.cloud, services.clouds)}"
         )
     return cloud
 

@@ -15,9 +15,10 @@ from slipway.changes import note_change
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import Conflict, InvalidInput, NotFound, Problem, SlipwayError
-from slipway.launches.names import check_name, nearest
+from slipway.launches.names import check_name
 from slipway.records import AuditKind, Environment, Launch, LaunchStatus, Server
 from slipway.servertemplates import TemplateStore
+from slipway.spelling import nearest_or_all
 from slipway.vault import REFERENCE
 
 _ENVIRONMENTS = Environment.__table__  # type: ignore[attr-defined]
@@ -65,7 +66,7 @@ def get_environment(database: Database, name: str) -> Environment:
         found = connection.execute(query).mappings().first()
     if found is None:
         names = [environment.name for environment in list_environments(database)]
-        raise NotFound(f"there is no environment {name}{nearest(name, names)}")
+        raise NotFound(f"there is no environment {name}{nearest_or_all(name, names)}")
     return Environment(**found)
 
 
@@ -106,7 +107,7 @@ def change_environment(
             raise InvalidInput(
                 Problem(
                     where=f"environment {name}",
-                    what=f"input {key} is not set{nearest(key, list(row.inputs))}",
+                    what=f"input {key} is not set{nearest_or_all(key, list(row.inputs))}",
                 )
                 for key in missing
             )

@@ -21,13 +21,14 @@ from slipway.changes import note_change
 from slipway.errors import EngineUnavailable, SlipwayError
 from slipway.ids import new_id
 from slipway.launches.engine import FlowName, FlowStarter
-from slipway.launches.operations import OperationRequest
+from slipway.launches.operations import OperationRequest, operation_key
 from slipway.launches.requests import LaunchRequest
 from slipway.launches.services import Services
 from slipway.lifecycle import subject_of
-from slipway.records import AuditKind, HandOver, Launch
+from slipway.records import AuditKind, HandOver, Launch, Step
 
 _HAND_OVERS = HandOver.__table__  # type: ignore[attr-defined]
+_STEPS = Step.__table__  # type: ignore[attr-defined]
 _WAITING = _HAND_OVERS.c.handed_at.is_(None)
 
 #: How long one attempt has before another dispatcher may try.
@@ -97,6 +98,33 @@ def hand_over_script(
     return _record(
         connection, launch_id, "run_operational_script", parameters, actor=actor, now=now, id_=key
     )
+
+
+def script_not_begun(services: Services, key: str, why: str, *, actor: str) -> bool:
+    """Put on record that nobody goes on with a run of an operational script whose step has not
+    begun: without a step nothing else would tell. The first reason stays. Answers whether it is on
+    record now."""
+    now = services.clock.now()
+    with services.database.transaction() as connection:
+        query = sa.select(_HAND_OVERS).where(
+            _HAND_OVERS.c.id == key, _HAND_OVERS.c.flow == "run_operational_script"
+        )
+        row = connection.execute(query.with_for_update()).mappings().first()
+        if row is None or (row["handed_at"] and row["error"]):
+            return False
+        subject, script = subject_of(row["launch_id"]), row["parameters"]["request"]["script"]
+        step = sa.select(_STEPS.c.key).where(
+            _STEPS.c.subject == subject, _STEPS.c.key == operation_key(script, key)
+        )
+        if connection.execute(step).first() is not None:
+            return False
+        # The flow may be quicker than the dispatcher that started it.
+        values = {"error": why.replace("\0", ""), "handed_at": row["handed_at"] or now}
+        connection.execute(sa.update(_HAND_OVERS).where(_HAND_OVERS.c.id == key).values(**values))
+        note = Note(kind=AuditKind.INFO, summary=f"script {script} was not begun: {why}")
+        audit.append(connection, subject, [note], actor=actor, at=now)
+        note_change(connection, "launch.script-not-begun", subject, actor=actor, at=now)
+    return True
 
 
 def backlog(connection: sa.Connection, now: datetime) -> Backlog:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 
 from slipway.errors import Problem
 
@@ -23,12 +21,3 @@ def check_name(noun: str, name: str) -> list[Problem]:
             "with a letter or digit at both ends, such as web-1",
         )
     ]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean X?``, or what there is."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f" (there is: {', '.join(known)})" if known else " (there is none yet)"

@@ -19,7 +19,7 @@ from slipway.clouds.base import Cloud
 from slipway.errors import CloudError, Conflict, InvalidInput, NotFound, Problem
 from slipway.ids import new_id
 from slipway.launches.environments import check_freeze, get_environment
-from slipway.launches.names import check_name, nearest
+from slipway.launches.names import check_name
 from slipway.launches.phoning import problems_with
 from slipway.launches.services import Services
 from slipway.lifecycle import PHASES, subject_of
@@ -32,6 +32,7 @@ from slipway.servertemplates import (
     ResolvedTemplate,
     resolve_inputs,
 )
+from slipway.spelling import nearest_or_all
 from slipway.vault import REFERENCE
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
@@ -128,8 +129,9 @@ class Plan:
 def plan_launch(
     services: Services, request: LaunchRequest, *, secrets: Mapping[str, SecretStr] | None = None
 ) -> Plan:
-    """Look up everything a request names. Raises `InvalidInput` with every problem at once;
-    creates nothing."""
+    """Look up everything a request names; creates nothing. Raises `InvalidInput` with every problem
+    at once, and a retryable `CloudError` when nothing is wrong as far as can be seen and the cloud
+    cannot be asked about the rest."""
     problems = check_name("server", request.name)
     if not problems:
         problems += _check_free(services, request.name)
@@ -147,24 +149,28 @@ def plan_launch(
         freeze = template.freeze_date(environment.freeze if environment else None)
         if freeze is not None:
             problems += check_freeze(f"template {template.name}", freeze, services.clock)
-    cloud, found = _cloud(services, request.cloud)
-    problems += found
-    region, found = _region(cloud, request.region)
-    problems += found
     inputs: ResolvedInputs | None = None
-    image: ImageChoice | None = None
-    image_id, instance_type = "", ""
     if template is not None:
         inputs, found = _inputs(services, template, environment, request, secrets or {})
         problems += found
-        if cloud is not None and region is not None:
+    cloud, found = _cloud(services, request.cloud)
+    problems += found
+    region: str | None = None
+    image: ImageChoice | None = None
+    image_id, instance_type = "", ""
+    try:
+        region, found = _region(cloud, request.region)
+        problems += found
+        if template is not None and cloud is not None and region is not None:
             image, image_id, instance_type, found = _image(cloud, region, template, request)
             problems += found
-            if image is not None and _connect(template, request) == "agent":
-                problems += problems_with(services.settings, cloud, image)
-                if request.user_data:
-                    what = "this server calls us, which takes its user data: leave it out"
-                    problems.append(Problem(where="user data", what=what))
+    except CloudError as error:
+        # It is no fault of the request; but what is, is told first.
+        if not problems:
+            raise
+        problems.append(Problem(where=f"cloud {request.cloud}", what=str(error)))
+    if template is not None and cloud is not None and image is not None:
+        problems += _agent_problems(services, template, cloud, image, request)
     if problems or template is None or inputs is None or image is None or region is None:
         raise InvalidInput(problems)
     return Plan(
@@ -187,8 +193,9 @@ def plan_launches(
     *,
     secrets: Mapping[str, SecretStr] | None = None,
 ) -> list[Plan]:
-    """Plan several launches; the problems of all come at once."""
+    """Plan several launches; the problems of all come at once. Raises what `plan_launch` does."""
     plans, problems = [], []
+    away: CloudError | None = None
     names: set[str] = set()
     for request in requests:
         if request.name in names:
@@ -200,8 +207,12 @@ def plan_launches(
             plans.append(plan_launch(services, request, secrets=secrets))
         except InvalidInput as error:
             problems.extend(error.problems)
+        except CloudError as error:
+            away = error
     if problems:
         raise InvalidInput(dict.fromkeys(problems))
+    if away is not None:
+        raise away
     return plans
 
 
@@ -331,7 +342,7 @@ def find_launch(services: Services, name_or_id: str) -> Launch:
         if row is not None:
             return Launch(**row)
         names = connection.execute(sa.select(_SERVERS.c.name)).scalars().all()
-    raise NotFound(f"there is no server {name_or_id}{nearest(name_or_id, names)}")
+    raise NotFound(f"there is no server {name_or_id}{nearest_or_all(name_or_id, names)}")
 
 
 def list_launches(
@@ -462,7 +473,7 @@ def _cloud(services: Services, name: str) -> tuple[Cloud | None, list[Problem]]:
     cloud = services.clouds.get(name)
     if cloud is not None:
         return cloud, []
-    what = f"there is no cloud {name}{nearest(name, services.clouds)}"
+    what = f"there is no cloud {name}{nearest_or_all(name, services.clouds)}"
     return None, [Problem(where="cloud", what=what)]
 
 
@@ -472,17 +483,36 @@ def _region(cloud: Cloud | None, name: str | None) -> tuple[str | None, list[Pro
     try:
         regions = cloud.regions()
     except CloudError as error:
+        if error.retryable:
+            raise
         return None, [Problem(where=f"cloud {cloud.name}", what=str(error))]
     if name is None:
         return regions[0], []
     if name in regions:
         return name, []
-    what = f"cloud {cloud.name} has no region {name}{nearest(name, regions)}"
+    what = f"cloud {cloud.name} has no region {name}{nearest_or_all(name, regions)}"
     return None, [Problem(where="region", what=what)]
 
 
 def _connect(template: ResolvedTemplate, request: LaunchRequest) -> Connect:
     return request.connect or template.connect
+
+
+def _agent_problems(
+    services: Services,
+    template: ResolvedTemplate,
+    cloud: Cloud,
+    image: ImageChoice,
+    request: LaunchRequest,
+) -> list[Problem]:
+    """What stands in the way of a server that calls us; nothing where we log in."""
+    if _connect(template, request) != "agent":
+        return []
+    found = list(problems_with(services.settings, cloud, image))
+    if request.user_data:
+        what = "this server calls us, which takes its user data: leave it out"
+        found.append(Problem(where="user data", what=what))
+    return found
 
 
 def _image(
@@ -502,6 +532,8 @@ def _image(
         image_id = cloud.resolve_image(region, image.image).id
         known = cloud.instance_types(region)
     except (NotFound, CloudError) as error:
+        if error.retryable:
+            raise
         return image, "", "", [Problem(where=f"{where}: image {image.image}", what=str(error))]
     instance_type = request.instance_type or image.instance_type or ""
     if not instance_type:
@@ -509,7 +541,7 @@ def _image(
         return image, image_id, "", [Problem(where="instance type", what=what)]
     if known and instance_type not in known:
         what = f"cloud {cloud.name} has no {instance_type} in {region}"
-        what += nearest(instance_type, known)
+        what += nearest_or_all(instance_type, known)
         return image, image_id, "", [Problem(where="instance type", what=what)]
     return image, image_id, instance_type, []
 

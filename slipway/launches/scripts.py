@@ -12,13 +12,13 @@ from slipway.audit import Note, OutputRecorder
 from slipway.errors import ConnectionLost, InvalidInput, Problem, ScriptFailed
 from slipway.launches.connecting import connect
 from slipway.launches.inputs import Values, template_of
-from slipway.launches.names import nearest
 from slipway.launches.work import Work
 from slipway.records import AuditKind, Launch
 from slipway.remote import once
 from slipway.remote.base import Remote
 from slipway.remote.once import RunStatus, ScriptOutcome, ScriptRun, run_once
 from slipway.servertemplates import ResolvedTemplate
+from slipway.spelling import nearest_or_all
 from slipway.steps import StepRun
 
 #: One connection follows a run for this long, then makes room for others and comes back: a fleet
@@ -199,7 +199,7 @@ def operational_key(template: ResolvedTemplate, name: str) -> str:
         return template.operational[name].key
     what = f"template {template.name} has no operational script {name}"
     raise InvalidInput(
-        Problem(where=f"script {name}", what=what + nearest(name, template.operational))
+        Problem(where=f"script {name}", what=what + nearest_or_all(name, template.operational))
     )
 
 

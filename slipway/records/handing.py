@@ -36,7 +36,8 @@ class HandOver(SQLModel, table=True):
     #: When it is tried next; moved into the future by whoever tries, so that nobody else does.
     due_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
     attempts: int = 0
-    #: Why the last attempt failed, one sentence.
+    #: Why the last attempt failed, one sentence; of a script that was handed over, why it was not
+    #: begun.
     error: str = Field(default="", sa_column=Column(sa.Text, nullable=False))
     handed_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
     flow_run_id: str | None = Field(default=None, max_length=64)

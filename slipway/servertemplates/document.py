@@ -26,8 +26,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from slipway.errors import Problem
-from slipway.servertemplates.inputs import InputDeclaration, nearest
+from slipway.servertemplates.inputs import InputDeclaration
 from slipway.servertemplates.yaml_source import Located, Path, show_path
+from slipway.spelling import nearest
 
 #: How long a script may run when it does not say: packages take minutes, not hours.
 DEFAULT_SCRIPT_TIMEOUT_S = 1800

@@ -7,16 +7,16 @@ values and meet here, in `resolve_inputs`, which touches nothing outside its arg
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
 
 from slipway.errors import InvalidInput, Problem
+from slipway.spelling import nearest
 
 InputType = Literal["text", "secret", "env", "choice", "int", "bool", "list"]
 INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
@@ -200,14 +200,6 @@ def name_problem(name: str) -> str | None:
     if name.upper() in _RESERVED or name.upper().startswith("SLIPWAY_"):
         return f"{name!r} is a name the script's own surroundings need; choose another"
     return None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'text'?`` or nothing: the end of a sentence about an unknown word."""
-    choices = sorted(known)
-    folded = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), list(folded), n=1, cutoff=0.6)
-    return f"; did you mean {folded[found[0]]!r}?" if found else ""
 
 
 def declaration_problems(declared: InputDeclaration, *, complete: bool) -> list[tuple[str, str]]:

@@ -25,10 +25,10 @@ from slipway.servertemplates.inputs import (
     InputDeclaration,
     declaration_problems,
     name_problem,
-    nearest,
 )
 from slipway.servertemplates.scripts import ScriptKind, read_script
 from slipway.servertemplates.yaml_source import Located
+from slipway.spelling import nearest
 
 TEMPLATE_FILE = "template.yaml"
 IMAGES_DIR = "images"

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slipway.errors import InvalidInput, Problem, SlipwayError
-from slipway.servertemplates.inputs import nearest
 from slipway.servertemplates.library import TEMPLATE_FILE, Draft, Library, Source
 from slipway.servertemplates.resolved import ResolvedTemplate, assemble
 from slipway.servertemplates.yaml_source import Path
+from slipway.spelling import nearest
 
 _LINE = re.compile(r"(?P<file>[^:]+):(?P<line>[0-9]+)")
 

@@ -37,11 +37,11 @@ from slipway.servertemplates.inputs import (
     InputDeclaration,
     canonical_default,
     declaration_problems,
-    nearest,
 )
 from slipway.servertemplates.library import Source, SourceScript
 from slipway.servertemplates.scripts import ScriptKind
 from slipway.servertemplates.yaml_source import Path, show_path
+from slipway.spelling import nearest
 
 #: ``(layer, path, script or None)`` to the place a problem is shown at.
 Where = Callable[[str, Path, str | None], str]

@@ -21,8 +21,9 @@ from typing import Literal
 
 from slipway.errors import Problem
 from slipway.servertemplates.document import ScriptHeader, check_model
-from slipway.servertemplates.inputs import declaration_problems, name_problem, nearest
+from slipway.servertemplates.inputs import declaration_problems, name_problem
 from slipway.servertemplates.yaml_source import Located, load
+from slipway.spelling import nearest
 
 ScriptKind = Literal["bash", "sh", "python", "powershell"]
 

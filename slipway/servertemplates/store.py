@@ -22,11 +22,11 @@ from slipway.records import AuditKind, Blob, TemplateTag, TemplateVersion
 from slipway.servertemplates.canonical import content_hash
 from slipway.servertemplates.compose import Composition, compose
 from slipway.servertemplates.diff import TemplateDiff, diff_templates
-from slipway.servertemplates.inputs import nearest
 from slipway.servertemplates.library import TEMPLATE_FILE, Library
 from slipway.servertemplates.resolve import inspect, resolve
 from slipway.servertemplates.resolved import ResolvedTemplate
 from slipway.servertemplates.write import write_working_copy
+from slipway.spelling import nearest
 
 # SQLModel gives its tables to type checkers as plain attributes.
 _BLOB: sa.Table = Blob.__table__  # type: ignore[attr-defined]

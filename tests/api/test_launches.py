@@ -9,9 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from slipway import audit
+from slipway.errors import CloudError, CloudRefused, CloudThrottled, CloudUnavailable
 from slipway.launches.requests import find_launch
 from slipway.lifecycle import subject_of
 from slipway.records import LaunchStatus
+from slipway.testing.fake_cloud import FakeCloud
 from tests.api.world import ApiWorld
 
 WEB = {"template": "web", "server": "web-1", "cloud": "fake"}
@@ -35,6 +37,34 @@ async def test_launching(world: ApiWorld) -> None:
     assert parameters["request"]["name"] == "web-1"
     assert find_launch(world.services, made["id"]).idempotency_key == parameters["request"]["key"]
     assert found["hand_over"]["flow_run_id"] == f"run-of-{key}"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (CloudUnavailable("EC2 does not answer"), 503, "cloud-unavailable"),
+        (CloudThrottled("RequestLimitExceeded"), 503, "cloud-unavailable"),
+        (CloudRefused("AuthFailure"), 422, "invalid-input"),
+    ],
+)
+async def test_a_cloud_that_cannot_be_asked(
+    world: ApiWorld, error: CloudError, status: int, kind: str
+) -> None:
+    """While the cloud is away a good request is not called bad: it may be made again, under the
+    same key, and is told when. A cloud that refuses us does so the next time, too."""
+    cloud = world.services.clouds["fake"]
+    assert isinstance(cloud, FakeCloud)
+    cloud.fail_next("regions", error)
+    async with world.client("launch") as client:
+        answer = await client.post("/v1/launches", json=WEB, headers={"Idempotency-Key": "k"})
+        assert answer.status_code == status, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == f"urn:slipway:problem:{kind}"
+        assert str(error) in answer.json()["detail"]
+        assert ("retry-after" in answer.headers) == (status == 503)
+        assert (await client.get("/v1/launches")).json()["items"] == []
+        again = await client.post("/v1/launches", json=WEB, headers={"Idempotency-Key": "k"})
+        assert again.status_code == 201, again.text
 
 
 async def test_bad_input_changes_nothing(world: ApiWorld) -> None:

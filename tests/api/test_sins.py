@@ -175,7 +175,7 @@ async def test_mistakes_that_are_swallowed(world: ApiWorld) -> None:
         assert answer.json()["problems"] == [
             {
                 "where": "query.statsu",
-                "what": "there is no such parameter; did you mean status?",
+                "what": "there is no such parameter; did you mean 'status'?",
             }
         ]
         answer = await client.get("/v1/launches?marker=&marker=x&status=stranded&status=cancelled")

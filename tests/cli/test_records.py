@@ -120,9 +120,9 @@ def test_environments(slipway: CommandLine) -> None:
         (["create", "prod", "--input", "X"], "NAME=VALUE"),
         (["create", "prod", "--input", "TOKEN=hunter2"], "TOKEN is a secret of template web"),
         (["set", "staging", "TOKEN=hunter2"], "TOKEN is a secret of template web"),
-        (["unset", "staging", "GREETNG"], "did you mean GREETING?"),
+        (["unset", "staging", "GREETNG"], "did you mean 'GREETING'?"),
         (["freeze", "staging", "2999-01-01"], "is not in the past"),
-        (["show", "stagin"], "did you mean staging?"),
+        (["show", "stagin"], "did you mean 'staging'?"),
     ],
 )
 def test_refused_changes_of_environments(

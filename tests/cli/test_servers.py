@@ -45,7 +45,7 @@ def test_listing_of_an_environment(slipway: CommandLine, launch: Launch) -> None
     launch("--name", "web-2")
     assert [each["server"] for each in slipway.json("servers", "--env", "staging")] == ["web-1"]
     result = slipway("servers", "--env", "stagin")
-    assert (result.exit_code, "did you mean staging?" in result.stderr) == (2, True)
+    assert (result.exit_code, "did you mean 'staging'?" in result.stderr) == (2, True)
 
 
 def test_no_servers(slipway: CommandLine) -> None:
@@ -86,7 +86,7 @@ def test_running_a_script(slipway: CommandLine, launch: Launch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["gret"], "no operational script gret; did you mean greet?"),
+        (["gret"], "no operational script gret; did you mean 'greet'?"),
         (["greet", "--input", "COLR=red"], "COLR"),
         (["greet", "--input", "TOKEN=hunter2"], "a secret never stands in an argument"),
     ],
@@ -150,7 +150,7 @@ def test_decommissioning_several(slipway: CommandLine, launch: Launch) -> None:
     launch("--name", "web", "--count", "2")
     refused = slipway("decommission", "web-1", "wbe-2", "--yes")
     assert refused.exit_code == 2
-    assert "did you mean web-2?" in refused.stderr
+    assert "did you mean 'web-2'?" in refused.stderr
     assert find_launch(slipway.services, "web-1").status == LaunchStatus.OPERATIONAL
     slipway.ok("decommission", "web-1", "web-2", "--yes")
     for name in ("web-1", "web-2"):

@@ -420,7 +420,7 @@ def test_json_has_what_differs() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ssh_nevr": True}, "faults.ssh_nevr: no such fault; did you mean ssh_never?"),
+        ({"ssh_nevr": True}, "faults.ssh_nevr: no such fault; did you mean 'ssh_never'?"),
         ({"boot_delay_s": -1}, "faults.boot_delay_s: -1.0 is too small; the smallest is 0"),
         ({"drops": -2}, "faults.drops: -2 is too small; the smallest is -1"),
         ({"boot_delay_s": [2, 1]}, "faults.boot_delay_s: write the shortest delay first"),

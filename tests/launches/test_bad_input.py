@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr, ValidationError
 
-from slipway.errors import CloudUnavailable, Conflict, InvalidInput
+from slipway.errors import CloudRefused, CloudUnavailable, Conflict, InvalidInput
 from slipway.launches.environments import create_environment
 from slipway.launches.requests import (
     LaunchRequest,
@@ -49,7 +49,7 @@ class Bad:
 BAD: dict[str, Bad] = {
     "unknown template": Bad(
         request={"template": "tiny-"},
-        says=r"template tiny-: .*tiny-.*did you mean '?tiny'?\?.*",
+        says=r"template tiny-: .*tiny-.*did you mean 'tiny'\?.*",
     ),
     "unknown tag": Bad(
         request={"template": "tiny@prdo"}, says=r"template tiny@prdo: .*prdo.*prod.*"
@@ -67,20 +67,20 @@ BAD: dict[str, Bad] = {
         r"decommission it first or choose another name",
     ),
     "unknown cloud": Bad(
-        request={"cloud": "locl"}, says=r"cloud: there is no cloud locl; did you mean local\?"
+        request={"cloud": "locl"}, says=r"cloud: there is no cloud locl; did you mean 'local'\?"
     ),
     "unknown region": Bad(
         request={"region": "lokal"},
-        says=r"region: cloud local has no region lokal; did you mean local\?",
+        says=r"region: cloud local has no region lokal; did you mean 'local'\?",
     ),
     "unknown instance type": Bad(
         request={"instance_type": "local.smal"},
         says=r"instance type: cloud local has no local.smal in local; "
-        r"did you mean local.small\?",
+        r"did you mean 'local.small'\?",
     ),
     "unknown environment": Bad(
         request={"environment": "stagin"},
-        says=r"environment: there is no environment stagin; did you mean staging\?",
+        says=r"environment: there is no environment stagin; did you mean 'staging'\?",
     ),
     "freeze date of today": Bad(
         request={"freeze": TODAY},
@@ -267,16 +267,37 @@ def test_asking_again_with_the_same_key_finds_the_launch(ready: World) -> None:
     assert everything(ready) == before
 
 
-def test_a_cloud_that_does_not_answer_is_a_problem_too(
-    ready: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asked", ["regions", "resolve_image", "instance_types"])
+def test_a_cloud_that_does_not_answer_is_no_fault_of_the_request(
+    ready: World, monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
-    """The sentence names the cloud; nothing is recorded."""
+    """A good request may be made again; a bad one is refused for what is wrong with it, and told
+    that the rest could not be seen. Both alone and among others."""
 
     def fail(*_: object) -> None:
         raise CloudUnavailable("the local cloud did not answer: timed out")
 
-    monkeypatch.setattr(ready.cloud, "regions", fail)
-    with pytest.raises(InvalidInput, match="cloud local: the local cloud did not answer"):
+    monkeypatch.setattr(ready.cloud, asked, fail)
+    good = request(Bad(request={}, says=""))
+    bad = request(Bad(request={"name": "web-2"}, inputs={"COLOR": "gren"}, says=""))
+    for wanted in ([good], [good, good.model_copy(update={"name": "web-3"})]):
+        with pytest.raises(CloudUnavailable, match="timed out"):
+            plan_launches(ready.services, wanted)
+    for wanted in ([bad], [good, bad]):
+        with pytest.raises(InvalidInput) as caught:
+            plan_launches(ready.services, wanted)
+        told = [problem.where for problem in caught.value.problems]
+        assert told == ["input COLOR (launch request)", "cloud local"]
+
+
+def test_a_cloud_that_refuses_is_a_problem(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking again would change nothing: the sentence names the cloud, nothing is recorded."""
+
+    def refuse(*_: object) -> None:
+        raise CloudRefused("AuthFailure: the keys are not valid")
+
+    monkeypatch.setattr(ready.cloud, "regions", refuse)
+    with pytest.raises(InvalidInput, match="cloud local: AuthFailure"):
         plan_launch(ready.services, request(Bad(request={}, says="")))
 
 

@@ -87,7 +87,7 @@ def test_every_problem_stands_beside_its_field(yard: Yard, browser: Browser) -> 
     assert found == {
         "Name": "A name is 1 to 63 lower-case letters, digits and hyphens, with a letter or digit "
         "at both ends, such as web-1",
-        "Instance": "Cloud fake has no smal in region-1; did you mean small?",
+        "Instance": "Cloud fake has no smal in region-1; did you mean 'small'?",
         "Freeze": "Freeze date 2126-01-01 is not in the past; the newest day that is complete is "
         "yesterday",
         "GREETING": "50 characters is more than the maximum of 40",

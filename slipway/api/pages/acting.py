@@ -31,8 +31,9 @@ def start_launch(
     *,
     secrets: Mapping[str, SecretStr],
 ) -> Launch:
-    """Record a launch and have it driven. Raises `InvalidInput` with every problem, and `Conflict`
-    when the server's name was taken meanwhile."""
+    """Record a launch and have it driven. Raises `InvalidInput` with every problem, a retryable
+    `CloudError` when the cloud cannot be asked now, and `Conflict` when the server's name was taken
+    meanwhile."""
     act = _act(request, visitor, form)
 
     def make() -> str:
@@ -55,7 +56,7 @@ def start_launch(
 def check_launch(
     request: Request, asked: LaunchRequest, *, secrets: Mapping[str, SecretStr]
 ) -> None:
-    """Raises `InvalidInput` with every problem; records nothing."""
+    """Raises what `start_launch` does before it records anything."""
     plan_launch(state_of(request).services, asked, secrets=secrets)
 
 

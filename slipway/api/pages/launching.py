@@ -27,7 +27,7 @@ from slipway.api.pages.fields import (
 )
 from slipway.api.pages.sessions import Visitor
 from slipway.api.pages.web import Site, Visit, check_form, read_form, see, site_of, text_of
-from slipway.errors import Conflict, InvalidInput, NotFound, Problem, SlipwayError
+from slipway.errors import CloudError, Conflict, InvalidInput, NotFound, Problem, SlipwayError
 from slipway.launches.environments import get_environment, list_environments
 from slipway.launches.requests import LaunchRequest
 from slipway.servertemplates import ResolvedTemplate
@@ -129,6 +129,9 @@ def start_launch(request: Request, visitor: Launcher, form: Form) -> Response:
             return see(f"/launches/{launch.id}")
     except (InvalidInput, ValidationError) as error:
         problems += problems_of(error)
+    except CloudError as error:
+        # It cannot be asked now; what was filled in stays for another try.
+        problems.append(Problem(where="cloud", what=str(error)))
     except Conflict as error:
         # Somebody took the name, or changed the template, between the check and the record.
         problems.append(Problem(where="server", what=str(error)))

@@ -17,10 +17,10 @@ from slipway.api.pages.sessions import Visitor
 from slipway.api.pages.web import Site, Visit, check_form, read_form, see, site_of, text_of
 from slipway.errors import InvalidInput, NotFound
 from slipway.launches.inputs import shown_inputs, template_of
-from slipway.launches.names import nearest
 from slipway.launches.requests import find_launch
 from slipway.records import Launch, LaunchStatus
 from slipway.servertemplates import DeclaredInput
+from slipway.spelling import nearest_or_all
 
 #: Rows of a page.
 PAGE = 30
@@ -176,7 +176,7 @@ def _declared(site: Site, launch: Launch, script: str) -> dict[str, DeclaredInpu
     """The inputs an operational script sees. Raises `NotFound`."""
     template = template_of(site.services, launch)
     if script not in template.operational:
-        known = nearest(script, template.operational)
+        known = nearest_or_all(script, template.operational)
         raise NotFound(f"template {template.name} has no operational script {script}{known}")
     seen = template.operational[script].inputs
     return {name: template.inputs[name] for name in seen}

@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 
 from slipway.api.pages.rendering import SECURITY_HEADERS, Renderer
 from slipway.api.pages.sessions import Sessions, Visitor, comes_from_us
-from slipway.api.problems import STATUS
+from slipway.api.problems import status_of
 from slipway.api.state import state_of
 from slipway.errors import InvalidInput, SlipwayError
 from slipway.launches.services import Services
@@ -175,7 +175,7 @@ class PageRoute(APIRoute):
             except InvalidInput as error:
                 return await _problem(request, 422, *(str(each) for each in error.problems))
             except SlipwayError as error:
-                status = next((code for type_, code, _ in STATUS if isinstance(error, type_)), 500)
+                status, _ = status_of(error)
                 if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                     _log.error("a page failed", exc_info=error)
                 return await _problem(request, status, _sentence(str(error)))

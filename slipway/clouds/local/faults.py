@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from slipway.errors import InvalidInput, Problem
+from slipway.spelling import nearest
 
 #: A count that never runs out.
 FOR_EVER = -1
@@ -124,8 +124,7 @@ class Faults:
         problems = []
         for name in values:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = nearest(name, known)
                 problems.append(Problem(where=f"faults.{name}", what=f"no such fault{hint}"))
         if problems:
             raise InvalidInput(problems)
