@@ -31,6 +31,7 @@
     - UpstreamUnavailable     a repository's upstream does not answer as it should (retryable)
     - UpstreamInconsistent    an upstream's files do not fit each other for now (retryable)
     - ReleaseRefused          what an upstream has signed, or has not, must not be published
+      · BadSignature          … for it is not signed as it is by a key we know
     - BlobBroken              a file's bytes are not those of its name (retryable)
     - DiskFull                there is no room for what is to be kept
   + EngineUnavailable         the engine cannot take work now (retryable)
@@ -217,6 +218,10 @@ class UpstreamInconsistent(MirrorError):
 
 class ReleaseRefused(MirrorError):
     """This release must not be published."""
+
+
+class BadSignature(ReleaseRefused):
+    """This release is not signed as it is by a key of its keyring."""
 
 
 class BlobBroken(MirrorError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pysequoia import Cert, Sig, verify
 
-from slipway.errors import InvalidInput, Problem, ReleaseRefused
+from slipway.errors import BadSignature, InvalidInput, Problem
 
 _BEGIN = b"-----BEGIN PGP SIGNED MESSAGE-----"
 _END = b"-----END PGP SIGNATURE-----"
@@ -34,13 +34,13 @@ class Keyring:
         return cls(found, path.name)
 
     def signed_text(self, signed: bytes, where: str) -> bytes:
-        """The text of a clear-signed file. Raises `ReleaseRefused`, also for text outside the
+        """The text of a clear-signed file. Raises `BadSignature`, also for text outside the
         signed block: apt refuses it, and Sequoia does not look at it."""
         body = signed.strip(b"\r\n\t ")
         if not signed.startswith(_BEGIN) or not body.endswith(_END):
-            raise ReleaseRefused(f"{where}: there is text outside the signed block")
+            raise BadSignature(f"{where}: there is text outside the signed block")
         if body.count(_BEGIN) != 1 or body.count(_END) != 1:
-            raise ReleaseRefused(f"{where}: there is more than one signed block")
+            raise BadSignature(f"{where}: there is more than one signed block")
         try:
             found = verify(bytes=signed, store=self._for_keys).bytes
         except RuntimeError as error:
@@ -49,7 +49,7 @@ class Keyring:
         return found
 
     def check_detached(self, text: bytes, signature: bytes, where: str) -> None:
-        """Check a text against a signature in a file of its own. Raises `ReleaseRefused`."""
+        """Check a text against a signature in a file of its own. Raises `BadSignature`."""
         try:
             verify(bytes=text, store=self._for_keys, signature=Sig.from_bytes(signature))
         except RuntimeError as error:
@@ -58,8 +58,8 @@ class Keyring:
     def _for_keys(self, _key_ids: list[str]) -> list[Cert]:
         return self._certificates
 
-    def _refused(self, where: str, error: Exception) -> ReleaseRefused:
-        return ReleaseRefused(
+    def _refused(self, where: str, error: Exception) -> BadSignature:
+        return BadSignature(
             f"{where}: no valid signature by a key of {self._name} ({_first_line(error)})"
         )
 

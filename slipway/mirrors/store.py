@@ -123,10 +123,13 @@ class Store:
         """Give what was received its name. For `Incoming`."""
         final = self.path(sha256)
         self._mkdir(final.parent)
-        # Unlike a rename, a link never replaces what is there.
-        with contextlib.suppress(FileExistsError):
+        try:
+            # Unlike a rename, a link never replaces what is there.
             final.hardlink_to(received)
-        received.unlink()
+            received.unlink()
+        except FileExistsError:
+            # The same bytes, or what is left of them.
+            received.replace(final)
         self._note(final.parent)
 
     def set_aside(self, received: Path) -> None:

@@ -5,6 +5,7 @@ from slipway.records.agents import Agent, AgentInstruction, AgentOutput
 from slipway.records.audit import AuditEntry, AuditHead, AuditKind
 from slipway.records.changes import Change, ChangeHorizon
 from slipway.records.handing import CallBack, CallBackMessage, HandOver
+from slipway.records.mirrors import MirrorDay
 from slipway.records.secrets import Credential
 from slipway.records.servers import Environment, Installation, Launch, LaunchStatus, Server
 from slipway.records.steps import Lease, Step, StepStatus
@@ -32,6 +33,7 @@ __all__ = [
     "Launch",
     "LaunchStatus",
     "Lease",
+    "MirrorDay",
     "SeenInstance",
     "Server",
     "Step",

@@ -157,8 +157,17 @@ class DebArchive:
                     digest = hashlib.new(algorithm, data).hexdigest()
                     place = (directory / path).parent / "by-hash" / algorithm.upper() / digest
                     _write(place, data)
-        release = self._release(suite, listed, date or self.now).encode()
-        signer = (key or self.key).signer()
+        self._sign(directory, suite, listed, key or self.key, date or self.now)
+
+    def write_flat(self, directory: Path, listed: dict[str, bytes]) -> None:
+        """Write the release of a flat repository of these files."""
+        self._sign(directory, "flat", listed, self.key, self.now)
+
+    def _sign(
+        self, directory: Path, suite: str, listed: dict[str, bytes], key: Tsk, date: datetime
+    ) -> None:
+        release = self._release(suite, listed, date).encode()
+        signer = key.signer()
         _write(directory / "Release", release)
         _write(directory / "Release.gpg", sign(signer, release, mode=SignatureMode.DETACHED))
         _write(directory / "InRelease", sign(signer, release, mode=SignatureMode.CLEAR))

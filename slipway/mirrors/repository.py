@@ -1,0 +1,28 @@
+"""What a repository is, as somebody has declared it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class AptRepository:
+    """A Debian repository that is to be kept by day."""
+
+    name: str
+    #: Where it is mirrored from, in order of preference.
+    urls: tuple[str, ...]
+    #: Names below ``dists/``; one that ends in a slash is flat: a directory with the release in it.
+    suites: tuple[str, ...]
+    keyring: Path
+    #: Empty: all that the release names.
+    components: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ("amd64",)
+    #: Of translated descriptions.
+    languages: tuple[str, ...] = ("en",)
+    sources: bool = False
+    #: Lists of which file is in which package.
+    contents: bool = False
+    #: Packages of the Debian installer.
+    installer: bool = False

@@ -1,0 +1,180 @@
+"""Taking a repository's next day: one at a time, all of its suites, in one commit.
+
+Files are in the store before anything names them; the days come last, in one transaction. Whoever
+is killed leaves files that nobody names and that the next sync finds in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+from slipway import steps
+from slipway.clock import Clock
+from slipway.database import Database
+from slipway.errors import MirrorError
+from slipway.mirrors import manifest
+from slipway.mirrors.apt import SuiteSync, Taken
+from slipway.mirrors.days import Day, Days, next_moment
+from slipway.mirrors.difference import compare
+from slipway.mirrors.fetch import STALL_S, Upstream
+from slipway.mirrors.progress import Progress
+from slipway.mirrors.repository import AptRepository
+from slipway.mirrors.signatures import Keyring
+from slipway.mirrors.store import Store
+
+#: How long a repository stays with a process that went silent.
+LEASE_S = 60.0
+#: Room on the disk that a sync does not use up.
+RESERVE_BYTES = 1 << 30
+#: Transfers at a time.
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synced:
+    """What came of a sync."""
+
+    repository: str
+    #: The moment its days are of; None when no suite could be taken.
+    taken_at: datetime | None
+    days: tuple[Day, ...]
+    #: By suite, what was wrong.
+    failures: Mapping[str, MirrorError]
+    requests: int
+    files: int
+    bytes: int
+
+
+class Mirror:
+    """The repositories that are kept here."""
+
+    def __init__(
+        self,
+        store: Store,
+        database: Database,
+        clock: Clock,
+        *,
+        connections: int = CONNECTIONS,
+        reserve_bytes: int = RESERVE_BYTES,
+        stall_s: float = STALL_S,
+    ) -> None:
+        self.store = store
+        self.days = Days(database)
+        self._database = database
+        self._clock = clock
+        self._connections = connections
+        self._reserve_bytes = reserve_bytes
+        self._stall_s = stall_s
+
+    def sync(
+        self, repository: AptRepository, *, actor: str, progress: Progress | None = None
+    ) -> Synced:
+        """Take every suite as it is now. One that cannot be taken keeps the day it has, and is
+        named among the failures. Raises `Conflict` while another sync of the repository is under
+        way, `InvalidInput` for a keyring that is none, `LeaseLost`."""
+        keyring = Keyring.from_file(repository.keyring)
+        progress = progress or Progress()
+        driver = steps.acquire(
+            self._database,
+            self._clock,
+            f"mirror/{repository.name}",
+            actor=actor,
+            lease_s=LEASE_S,
+        )
+        upstream = Upstream(
+            repository.urls, self._clock, connections=self._connections, stall_s=self._stall_s
+        )
+        duty = _Duty(driver, self._clock)
+        failures: dict[str, MirrorError] = {}
+        taken: dict[str, Taken] = {}
+        before = self._states(repository.name)
+        try:
+            with ThreadPoolExecutor(self._connections, "mirror") as pool:
+                for suite in repository.suites:
+                    progress.suite = suite
+                    one = SuiteSync(
+                        repository=repository,
+                        suite=suite,
+                        before=before.get(suite),
+                        store=self.store,
+                        upstream=upstream,
+                        keyring=keyring,
+                        clock=self._clock,
+                        pool=pool,
+                        progress=progress,
+                        reserve_bytes=self._reserve_bytes,
+                        alive=duty.look,
+                    )
+                    try:
+                        taken[suite] = one.take()
+                    except MirrorError as error:
+                        failures[suite] = error
+            days = self._commit(driver, repository.name, before, taken)
+        finally:
+            driver.release()
+            upstream.close()
+        return Synced(
+            repository=repository.name,
+            taken_at=days[0].taken_at if days else None,
+            days=tuple(days),
+            failures=failures,
+            requests=upstream.requests,
+            files=progress.files,
+            bytes=progress.bytes,
+        )
+
+    def _states(self, repository: str) -> dict[str, Taken]:
+        """What each suite is now, by its name."""
+        return {
+            day.suite: Taken(
+                manifest=day.manifest,
+                state=manifest.load(self.store, day.manifest),
+                unchanged=True,
+            )
+            for day in self.days.newest(repository)
+        }
+
+    def _commit(
+        self,
+        driver: steps.Driver,
+        repository: str,
+        before: Mapping[str, Taken],
+        taken: Mapping[str, Taken],
+    ) -> list[Day]:
+        if not taken:
+            return []
+        changes = {suite: self._changes(before.get(suite), now) for suite, now in taken.items()}
+        self.store.settle()
+        last = max((day.taken_at for day in self.days.newest(repository)), default=None)
+        with driver.transaction() as connection:
+            moment = next_moment(self._clock.now(), last)
+            days = [
+                Day(suite=suite, taken_at=moment, manifest=now.manifest, changes=changes[suite])
+                for suite, now in taken.items()
+            ]
+            self.days.append(connection, repository, days)
+        return days
+
+    def _changes(self, before: Taken | None, now: Taken) -> dict[str, int]:
+        if now.unchanged:
+            return {}
+        return compare(self.store, None if before is None else before.state, now.state).counts()
+
+
+class _Duty:
+    """Keeps the lease while the work goes on."""
+
+    def __init__(self, driver: steps.Driver, clock: Clock) -> None:
+        self._driver = driver
+        self._clock = clock
+        self._renewed = clock.monotonic()
+
+    def look(self) -> None:
+        """Renew the lease when it is time. Raises `LeaseLost`."""
+        now = self._clock.monotonic()
+        if now - self._renewed > LEASE_S / 4:
+            self._driver.renew()
+            self._renewed = now
