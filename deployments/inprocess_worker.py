@@ -190,6 +190,8 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
         printer(f"Worker {self.name!r} stopped!")
 
     async def _work(self, *, run_once: bool) -> None:
+        from tasks.watching import stand_watch
+
         watch = LoopWatch(self._flows, self._services.clock)
         looking = [
             asyncio.create_task(watch.run()),
@@ -199,6 +201,8 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
             asyncio.create_task(_every(self.heartbeat_interval_seconds, self.sync_with_backend)),
             asyncio.create_task(self._keep_forms()),
         ]
+        # Where the flows are: launches that wait and what only watches share one listing there.
+        standing = self._flows.spawn(stand_watch(self._services), name="watch")
         polling = asyncio.create_task(self._poll(run_once=run_once))
         draining = asyncio.create_task(self._draining.wait())
         try:
@@ -207,6 +211,8 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
             await self._drain()
         finally:
             await _end([*looking, polling, draining])
+            standing.cancel()
+            await standing.ended()
 
     async def _keep_forms(self) -> None:
         """The forms of the deployments offer what there is. Every worker does it: all come to the

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(
         default=0.5, gt=0, description="Shortest pause between two listings of one cloud region."
     )
+    watch_interval_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Pause between two listings of a cloud region with servers while nobody waits "
+        "there: how soon it is noticed that one was stopped, terminated or retagged elsewhere.",
+    )
     lease_s: float = Field(
         default=60.0, gt=0, description="How long a launch stays with a process that went silent."
     )

@@ -7,7 +7,6 @@ import functools
 
 from prefect import task
 
-from slipway.clouds.base import InstanceState
 from slipway.errors import GateFailed, SlipwayError
 from slipway.gates.wait import Pause, Reading, Verdict, Waiting, watch_gate
 from slipway.launches import booting, clocking, creating, freezing, health, inputs, scripts
@@ -98,13 +97,7 @@ async def wait_for_running(work: Work) -> None:
         launch = await records(work.launch)
         assert launch.instance_id is not None, "create-instance has recorded it"
         watch = lookout(work.services, cloud_of(work.services, launch), launch.region)
-        wanted = frozenset({InstanceState.RUNNING})
-        answer = await watch.wait(
-            launch.instance_id,
-            wanted,
-            limit_s=RUNNING_LIMIT_S,
-            begun_at=launch.create_intended_at,
-        )
+        answer = await watch.wait_for_boot(launch, limit_s=RUNNING_LIMIT_S)
         await records(creating.finish_running, work, run, answer)
 
 

@@ -115,6 +115,8 @@ class Pools:
         self.records = Recorder()
         self.output = ThreadPoolExecutor(1, "slipway-output")
         self.clouds = ThreadPoolExecutor(8, "slipway-clouds")
+        # A listing serves everybody: it does not queue behind calls that wait for their turn.
+        self.listings = ThreadPoolExecutor(4, "slipway-listings")
         # Those who follow a script stay for a while; a short question must not queue behind them.
         self.questions = ThreadPoolExecutor(max(connections // 4, 1), "slipway-questions")
         self.followers = ThreadPoolExecutor(max(connections * 3 // 4, 1), "slipway-followers")
@@ -180,6 +182,11 @@ async def output(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 async def clouds(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run code that calls a cloud's API."""
     return await in_thread(pools().clouds, function, *args, **kwargs)
+
+
+async def listings(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run code that asks a cloud what there is, for all who wait."""
+    return await in_thread(pools().listings, function, *args, **kwargs)
 
 
 async def questions(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -10,24 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
 
 from slipway.clouds.base import TAG_INSTALLATION, Cloud, Instance, InstanceState
+from slipway.clouds.budget import giving_way
 from slipway.errors import CloudError, LeaseLost, NotCommitted
 from slipway.ids import new_id
 from slipway.launches.services import Services
+from slipway.records import Launch
 from slipway.watch.bells import listen
-from slipway.watch.board import Board, Counters
+from slipway.watch.board import Board, Counters, places_in_use
 from slipway.watch.polling import LEASE_S, Poller, take_over
 from slipway.watch.waiting import HOPELESS, Answer, Pace, Wish
-from tasks.threads import clouds, records
+from tasks.threads import listings, records
 
 #: How often a process looks whether another one has put something on the board; where a bell rings,
 #: it is only looked at in case a ring was missed.
 LOOK_S = 0.25
 LOOK_ANYWAY_S = 2.0
+
+#: How often is looked for regions with servers of ours.
+LOOK_FOR_PLACES_S = 30.0
 
 #: How often a process that follows looks whether somebody still polls.
 TAKE_OVER_S = 1.0
@@ -58,6 +64,7 @@ class Lookout:
         self._board = Board(services.database, services.clock, cloud.name, region)
         self._pace = Pace(shortest_s=services.settings.poll_interval_s)
         self._waits: dict[str, _Wait] = {}
+        self._stands = False
         self._loop_task: asyncio.Task[None] | None = None
         #: Something may have changed on the board.
         self._rung = asyncio.Event()
@@ -71,8 +78,12 @@ class Lookout:
         hopeless: frozenset[InstanceState] = HOPELESS,
         gone: bool = False,
         begun_at: datetime | None = None,
+        look_from: datetime | None = None,
     ) -> Answer:
-        """Wait until the instance is in a wanted state, or cannot get there, or time is over."""
+        """Wait until the instance is in a wanted state, or cannot get there, or time is over.
+
+        ``begun_at``: when it was asked for, if boot times are to be learned from it. ``look_from``:
+        before that nothing is to be seen, so there is no hurry to list."""
         clock = self._services.clock
         now = clock.now()
         wish = Wish(
@@ -82,7 +93,7 @@ class Lookout:
             hopeless=hopeless,
             gone=gone,
             begun_at=begun_at,
-            look_from=now,
+            look_from=look_from or now,
             until=now + timedelta(seconds=limit_s) + GRACE,
         )
         wait = _Wait(
@@ -100,6 +111,38 @@ class Lookout:
             if not wait.answer.done() or wait.answer.cancelled():
                 await asyncio.shield(records(self._board.withdraw, wish.id))
 
+    async def wait_for_boot(self, launch: Launch, *, limit_s: float) -> Answer:
+        """Wait until the instance of a launch runs, and learn from it how long that takes."""
+        begun_at = launch.create_intended_at
+        assert launch.instance_id is not None, "create-instance has recorded it"
+        assert begun_at is not None, "and before that, that it was going to"
+        look_from = await records(
+            self._board.first_look,
+            begun_at,
+            image_id=launch.image_id,
+            instance_type=launch.instance_type,
+        )
+        return await self.wait(
+            launch.instance_id,
+            frozenset({InstanceState.RUNNING}),
+            limit_s=limit_s,
+            begun_at=begun_at,
+            look_from=look_from,
+        )
+
+    def stand(self, stands: bool) -> None:
+        """Also list while nobody waits, now and then: servers that are up may be changed behind our
+        back."""
+        self._stands = stands
+        if stands:
+            self._begin()
+        else:
+            self._rung.set()
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._waits) or self._stands
+
     def _begin(self) -> None:
         if self._loop_task is None or self._loop_task.done():
             self._loop_task = asyncio.create_task(self._run(), name=f"watch {self._board.place}")
@@ -112,7 +155,7 @@ class Lookout:
             ringing = listen(self._board.database, self._board.place, self._rung.set)
             bell = asyncio.create_task(ringing)
         try:
-            while self._waits:
+            while self._busy:
                 # Before we try: who leaves a moment later says so in them.
                 counters = await records(self._board.counters)
                 poller = await records(take_over, self._board)
@@ -136,7 +179,7 @@ class Lookout:
         for name, answer in (await records(self._board.settled, wishes)).items():
             self._answer(name, answer)
         now = await records(self._board.counters)
-        while self._waits and now.told == before.told and loop.time() < until:
+        while self._busy and now.told == before.told and loop.time() < until:
             await self._give_up()
             await self._listen(until - loop.time())
             self._rung.clear()
@@ -147,7 +190,7 @@ class Lookout:
     async def _lead(self, poller: Poller) -> None:
         self._pace.hurry()
         try:
-            while self._waits:
+            while self._busy:
                 asked = await records(self._board.counters)
                 await records(poller.look)
                 if (wait_s := poller.wait_s()) > 0:
@@ -156,8 +199,7 @@ class Lookout:
                 began = asyncio.get_running_loop().time()
                 await self._list(poller)
                 await self._give_up()
-                passed_s = asyncio.get_running_loop().time() - began
-                await self._pause(poller, asked, self._pace.pause_s() - passed_s, began=began)
+                await self._pause(poller, asked, self._pause_s(poller), began=began)
         except (LeaseLost, NotCommitted) as error:
             # What this poller knows may not be on record: the next one reads it anew.
             _log.warning("%s: %s", self._board.place, error)
@@ -194,8 +236,7 @@ class Lookout:
 
     async def _listing(self, poller: Poller) -> list[Instance]:
         """Everything of ours, keeping the lease meanwhile: a cloud may take its time."""
-        tags = {TAG_INSTALLATION: self._services.installation_id}
-        call = asyncio.ensure_future(clouds(self._cloud.list_instances, self._region, tags=tags))
+        call = asyncio.ensure_future(listings(self._ask_cloud))
         try:
             while not (await asyncio.wait([call], timeout=LEASE_S / 3))[0]:
                 await records(poller.renew)
@@ -205,15 +246,26 @@ class Lookout:
             raise
         return list(call.result())
 
+    def _ask_cloud(self) -> Sequence[Instance]:
+        tags = {TAG_INSTALLATION: self._services.installation_id}
+        with giving_way():
+            return self._cloud.list_instances(self._region, tags=tags)
+
+    def _pause_s(self, poller: Poller) -> float:
+        """From the beginning of one listing to the next."""
+        if poller.waited_for or self._pace.failing:
+            return self._pace.pause_s()
+        return self._services.settings.watch_interval_s
+
     async def _pause(
         self, poller: Poller, asked: Counters, pause_s: float, *, began: float | None = None
     ) -> None:
         """Until the next listing is due. A newcomer brings it forward, though never below the
         shortest pause, and not while the cloud has trouble."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + pause_s
         renewed = loop.time()
-        while self._waits and (left_s := due - loop.time()) > 0:
+        due = (renewed if began is None else began) + pause_s
+        while self._busy and (left_s := due - loop.time()) > 0:
             await self._listen(left_s)
             self._rung.clear()
             if loop.time() - renewed >= LEASE_S / 3:
@@ -256,10 +308,11 @@ class Lookout:
         if loop_task.cancelled():
             return
         if (error := loop_task.exception()) is None:
-            if self._waits:
+            if self._busy:
                 # They came while it was about to end.
                 self._begin()
             return
+        _log.error("%s: the watch has ended", self._board.place, exc_info=error)
         for wait in self._waits.values():
             if not wait.answer.done():
                 wait.answer.set_exception(error)
@@ -268,6 +321,34 @@ class Lookout:
 #: By event loop: futures and tasks belong to the loop they were made in.
 _lookouts: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[int, str, str], Lookout]]
 _lookouts = WeakKeyDictionary()
+
+
+async def stand_watch(services: Services) -> None:
+    """Have an eye on every region with servers of ours, until cancelled. One process does it for
+    all: whoever holds the region's lease."""
+    standing: dict[tuple[str, str], Lookout] = {}
+    try:
+        while True:
+            try:
+                await _stand_where_needed(services, standing)
+            except Exception:  # noqa: BLE001  (logged, and tried again)
+                _log.exception("the regions to watch could not be found; trying again")
+            await asyncio.sleep(LOOK_FOR_PLACES_S)
+    finally:
+        for each in standing.values():
+            each.stand(False)
+
+
+async def _stand_where_needed(services: Services, standing: dict[tuple[str, str], Lookout]) -> None:
+    places = await records(places_in_use, services.database)
+    for place in standing.keys() - set(places):
+        standing.pop(place).stand(False)
+    for name, region in places:
+        cloud = services.clouds.get(name)
+        # Machines of this very host are nobody else's, and asking would start their cloud.
+        if cloud is not None and not cloud.capabilities.instances_on_this_host:
+            standing[name, region] = lookout(services, cloud, region)
+            standing[name, region].stand(True)
 
 
 def lookout(services: Services, cloud: Cloud, region: str) -> Lookout:

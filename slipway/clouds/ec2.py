@@ -33,6 +33,7 @@ from slipway.clouds.base import (
     Resource,
     ResourceKind,
 )
+from slipway.clouds.budget import Bucket, Budget
 from slipway.errors import (
     CapacityUnavailable,
     CloudRefused,
@@ -109,6 +110,17 @@ _GONE = re.compile(
     r"Invalid(Volume|Snapshot|KeyPair|Group|GroupId)\.NotFound|InvalidSecurityGroupID\.NotFound"
 )
 
+#: Careful defaults for an account of Amazon's, by `family`: what it really may do differs from
+#: account to account. Other clouds are not counted unless somebody says what they allow.
+BUCKETS: Mapping[str, Bucket] = {
+    "describe": Bucket(at_once=50, per_s=10),
+    "mutate": Bucket(at_once=50, per_s=5),
+    "RunInstances": Bucket(at_once=5, per_s=2),
+    "StartInstances": Bucket(at_once=5, per_s=2),
+    "StopInstances": Bucket(at_once=5, per_s=2),
+    "TerminateInstances": Bucket(at_once=50, per_s=5),
+}
+
 _CONNECT_TIMEOUT_S = 10
 #: RunInstances takes seconds on a bad day; whoever gives up early asks again with the same token.
 _READ_TIMEOUT_S = 60
@@ -126,6 +138,13 @@ def translate(error: Exception, what: str) -> SlipwayError:
         return kind(f"{what}: {code}: {told.get('Message', '')}")
     kind = next((ours for theirs, ours in EXCEPTIONS if isinstance(error, theirs)), CloudRefused)
     return kind(f"{what}: {error}")
+
+
+def family(action: str) -> str:
+    """Which bucket a call empties: EC2 keeps one for each kind of call."""
+    if action in BUCKETS:
+        return action
+    return "describe" if action.startswith(("Describe", "Get")) else "mutate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,8 +210,10 @@ class Ec2Cloud:
         *,
         credentials: Callable[[], Ec2Credentials] | None = None,
         clock: Clock | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._name = name
+        self._budget = budget
         self._options = options
         self._credentials = credentials
         self._clock = clock or SystemClock()
@@ -569,6 +590,8 @@ class Ec2Cloud:
                         },
                     ),
                 )
+                if service == "ec2" and self._budget is not None:
+                    _count_calls(self._clients[region, service], self._budget, region)
             return self._clients[region, service]
 
     def _new_session(self) -> boto3.session.Session:
@@ -588,6 +611,22 @@ class Ec2Cloud:
         search = inner.get_component("credential_provider")
         search.insert_before(search.providers[0].METHOD, _AssumedRole(own, self._options))
         return boto3.session.Session(botocore_session=inner)
+
+
+def _count_calls(client: Any, budget: Budget, region: str) -> None:
+    """Have each call of a client wait for its turn, each page of a listing included."""
+
+    def before(model: Any, **_: Any) -> None:
+        budget.take(region, family(model.name))
+
+    def answered(operation: Any, response: Any, **_: Any) -> None:
+        code = response[1].get("Error", {}).get("Code", "") if response else ""
+        if CODES.get(code) is CloudThrottled:
+            budget.exhausted(region, family(operation.name))
+
+    client.meta.events.register("before-call.ec2", before)
+    # Asked of every answer; ours says nothing about trying again.
+    client.meta.events.register("needs-retry.ec2", answered)
 
 
 class _AssumedRole(CredentialProvider):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from pydantic import (
 
 from slipway.clock import Clock
 from slipway.clouds.base import Capabilities, Cloud
+from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound, Problem, SlipwayError
 from slipway.servertemplates.document import check_model
 from slipway.servertemplates.yaml_source import load
@@ -71,6 +72,33 @@ class Ec2RegionEntry(_Written):
     security_groups: tuple[Text, ...] = Field(default=(), description="sg-…")
 
 
+class BucketEntry(_Written):
+    """A token bucket."""
+
+    at_once: float = Field(ge=1, description="Calls that may be made at once.")
+    per_s: float = Field(gt=0, description="Calls that come back every second.")
+
+
+Family = Literal[
+    "describe", "mutate", "RunInstances", "StartInstances", "StopInstances", "TerminateInstances"
+]
+
+
+class Calls(_Written):
+    """How many calls the account may make: all processes share what is left."""
+
+    account: Text | None = Field(
+        default=None,
+        description="Clouds that name the same account share its calls; the cloud's name by "
+        "default.",
+    )
+    buckets: dict[Family, BucketEntry] = Field(
+        default={},
+        title="family of calls",
+        description="By family of calls; those that are left out are Amazon's, or not counted.",
+    )
+
+
 class Ec2Entry(_Written):
     """An account of EC2, or of a cloud with its API."""
 
@@ -112,6 +140,7 @@ class Ec2Entry(_Written):
         ],
         ...,
     ] = Field(default=(), title="capability", description="What a cloud with EC2's API cannot do.")
+    calls: Calls = Field(default=Calls(), description="How many calls the account may make.")
     ssh_port_tag: Text | None = Field(
         default=None,
         description="Tag that tells an instance's SSH port, where an address is shared.",
@@ -157,12 +186,15 @@ def read_clouds(path: Path) -> Mapping[str, Ec2Entry]:
     return found.clouds
 
 
-def maker(name: str, entry: Ec2Entry, vault: Vault, clock: Clock) -> Callable[[], Cloud]:
+def maker(
+    name: str, entry: Ec2Entry, database: Database, vault: Vault, clock: Clock
+) -> Callable[[], Cloud]:
     """What makes the adapter when the cloud is first asked for: boto3 takes long to import."""
 
     def make() -> Cloud:
         try:
-            from slipway.clouds.ec2 import Ec2Cloud, Ec2Options, Ec2Region
+            from slipway.clouds.budget import Bucket, Budget
+            from slipway.clouds.ec2 import BUCKETS, Ec2Cloud, Ec2Options, Ec2Region
         except ModuleNotFoundError as error:
             raise SlipwayError(
                 f"cloud {name} needs {error.name}, which is not installed: pip install "
@@ -184,9 +216,14 @@ def maker(name: str, entry: Ec2Entry, vault: Vault, clock: Clock) -> Callable[[]
             encrypted_disks=entry.encrypted_disks,
             ssh_port_tag=entry.ssh_port_tag,
         )
+        # Amazon's are known; another cloud's are what the file says.
+        buckets = dict(BUCKETS) if entry.endpoint_url is None else {}
+        for kind, each in entry.calls.buckets.items():
+            buckets[kind] = Bucket(at_once=each.at_once, per_s=each.per_s)
+        budget = Budget(database, clock, entry.calls.account or name, buckets)
         keys = entry.keys
         credentials = None if keys is None else lambda: _credentials(name, keys, vault)
-        return Ec2Cloud(name, options, credentials=credentials, clock=clock)
+        return Ec2Cloud(name, options, credentials=credentials, clock=clock, budget=budget)
 
     return make
 

@@ -144,7 +144,10 @@ def build_services(settings: Settings, *, clock: Clock | None = None) -> Service
         clouds=LazyClouds(
             {
                 LOCAL: lambda: _local_cloud(settings),
-                **{name: maker(name, entry, vault, clock) for name, entry in entries.items()},
+                **{
+                    name: maker(name, entry, database, vault, clock)
+                    for name, entry in entries.items()
+                },
             }
         ),
         templates=TemplateStore(database, settings.templates_dir, clock),

@@ -56,7 +56,9 @@ class SeenInstance(SQLModel, table=True):
 
     __tablename__ = "seen_instance"
     __table_args__ = (
-        sa.Index("ix_seen_instance_boot", "cloud", "region", "image_id", "instance_type"),
+        sa.Index(
+            "ix_seen_instance_boot", "cloud", "region", "image_id", "instance_type", "created_at"
+        ),
         sa.Index("ix_seen_instance_ended_at", "ended_at"),
     )
 

@@ -30,6 +30,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from slipway.clock import Clock, SystemClock
+from slipway.clouds.ec2 import family
 
 _NAMESPACE = re.compile(rb'xmlns="([^"]+)"')
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/[^/]+/([^/]+)/")
@@ -103,13 +104,6 @@ class _Fault:
     reset: bool = False
     after: bool = False
     delay_s: float = 0.0
-
-
-def family(action: str) -> str:
-    """Which bucket a call empties: EC2 keeps one for each kind of call."""
-    if action in ("RunInstances", "TerminateInstances", "StartInstances", "StopInstances"):
-        return action
-    return "describe" if action.startswith(("Describe", "Get")) else "mutate"
 
 
 class Weather:

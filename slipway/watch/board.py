@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,13 +19,22 @@ from sqlalchemy.exc import IntegrityError
 from slipway.clock import Clock
 from slipway.clouds.base import Instance, InstanceState
 from slipway.database import Database
-from slipway.records import SeenInstance, WaitingFor, WatchedRegion
+from slipway.records import Launch, LaunchStatus, SeenInstance, WaitingFor, WatchedRegion
 from slipway.statements import Statement
-from slipway.watch.waiting import Answer, Known, Seen, Sighting, Wish
+from slipway.watch.waiting import (
+    BOOTS,
+    Answer,
+    Known,
+    Seen,
+    Sighting,
+    Wish,
+    first_look_s,
+)
 
 _REGIONS = WatchedRegion.__table__  # type: ignore[attr-defined]
 _WAITING = WaitingFor.__table__  # type: ignore[attr-defined]
 _SEEN = SeenInstance.__table__  # type: ignore[attr-defined]
+_LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 
 #: PostgreSQL's channel; the payload is `Board.place`.
 BELL = "slipway_watch"
@@ -135,6 +144,25 @@ class Board:
             known = self.known(connection, [instance_id])
             return _answer(instance_id, known, self.clock.now(), self._problem(connection))
 
+    def first_look(self, begun_at: datetime, *, image_id: str, instance_type: str) -> datetime:
+        """When to look first for an instance that was asked for at this time: it was never seen to
+        run earlier."""
+        query = (
+            sa.select(_SEEN.c.boot_s)
+            .where(
+                _SEEN.c.cloud == self.cloud,
+                _SEEN.c.region == self.region,
+                _SEEN.c.image_id == image_id,
+                _SEEN.c.instance_type == instance_type,
+                _SEEN.c.boot_s.is_not(None),
+            )
+            .order_by(_SEEN.c.created_at.desc())
+            .limit(BOOTS)
+        )
+        with self.database.reading() as connection:
+            boots_s = connection.execute(query).scalars().all()
+        return begun_at + timedelta(seconds=first_look_s(boots_s))
+
     # -- for whoever lists -------------------------------------------------------------------------
 
     def known(
@@ -218,6 +246,21 @@ class Board:
             row.private_ip, row.public_ip = last.private_ip, last.public_ip
             row.ssh_port = last.ssh_port
         return row.model_dump()
+
+
+def places_in_use(database: Database) -> list[tuple[str, str]]:
+    """The clouds and regions in which something of ours runs."""
+    query = (
+        sa.select(_LAUNCHES.c.cloud, _LAUNCHES.c.region)
+        .where(
+            _LAUNCHES.c.status != LaunchStatus.TERMINATED.value,
+            _LAUNCHES.c.instance_id.is_not(None),
+        )
+        .distinct()
+        .order_by(_LAUNCHES.c.cloud, _LAUNCHES.c.region)
+    )
+    with database.reading() as connection:
+        return [(row.cloud, row.region) for row in connection.execute(query)]
 
 
 def forget_ended(connection: sa.Connection, before: datetime) -> int:

@@ -63,6 +63,11 @@ class Poller:
         may be older than what came later."""
         self.wishes = self._board.wishes()
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether anybody waits that the newest listing has not answered."""
+        return bool(self.wishes)
+
     def wait_s(self) -> float:
         """How long no listing is needed, because everybody knows that it takes a while."""
         if not self.wishes:
@@ -96,6 +101,8 @@ class Poller:
             self._driver.extend(connection)
         for each in changed:
             each.changed = False
+        done = {*answers, *over}
+        self.wishes = [wish for wish in self.wishes if wish.id not in done]
         self._known = {
             name: each for name, each in known.items() if each.ended_at is None or name in listed
         }

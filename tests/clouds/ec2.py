@@ -13,6 +13,8 @@ import boto3
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
 
+from slipway.clock import Clock
+from slipway.clouds.budget import Budget
 from slipway.clouds.ec2 import Ec2Cloud, Ec2Credentials, Ec2Options, Ec2Region
 from slipway.testing.cloud_contract import CloudCase
 from slipway.testing.weather import Weather
@@ -57,10 +59,14 @@ def running_moto() -> Iterator[Moto]:
         server.stop()
 
 
-def cloud_at(url: str, **options: Any) -> Ec2Cloud:
+def cloud_at(
+    url: str, *, clock: Clock | None = None, budget: Budget | None = None, **options: Any
+) -> Ec2Cloud:
     """A cloud that asks botocore for one try only: its pauses are real ones."""
     chosen = {"regions": {REGION: Ec2Region()}, "endpoint_url": url, "attempts": 1, **options}
-    return Ec2Cloud("ec2", Ec2Options(**chosen), credentials=lambda: KEYS)
+    return Ec2Cloud(
+        "ec2", Ec2Options(**chosen), credentials=lambda: KEYS, clock=clock, budget=budget
+    )
 
 
 @contextmanager

@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 
 from slipway.clock import Clock, SystemClock
-from slipway.clouds.base import Instance, InstanceState
+from slipway.clouds.base import Capabilities, Instance, InstanceState
 from slipway.database import Database
 from slipway.errors import CloudThrottled
+from slipway.records import LaunchStatus
 from slipway.testing.fake_clock import FakeClock
 from slipway.watch.board import Board
 from slipway.watch.waiting import Seen
 from tasks import watching
 from tasks.services import use_services
-from tasks.watching import Lookout
+from tasks.watching import Lookout, stand_watch
 from tests.launches.world import until
+from tests.records.rows import add_launch
 from tests.watch.listed import RUNNING, instance
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,7 @@ class CountingCloud:
     def __init__(self, count: int, *, fails: int = 0) -> None:
         self.calls = 0
         self.fails = fails
+        self.capabilities = Capabilities()
         self.instances = [instance(f"i-{n}", InstanceState.RUNNING) for n in range(count)]
 
     def list_instances(self, region: str, *, tags: Any) -> list[Instance]:
@@ -53,7 +56,7 @@ class CountingCloud:
 def services(database: Database, clock: Clock) -> Any:
     """As much of the services as waiting needs."""
     return SimpleNamespace(
-        settings=SimpleNamespace(poll_interval_s=0.01),
+        settings=SimpleNamespace(poll_interval_s=0.01, watch_interval_s=0.02),
         database=database,
         clock=clock,
         installation_id="here",
@@ -225,3 +228,60 @@ async def test_an_error_of_the_loop_reaches_whoever_waits(here: Any) -> None:
     cloud.list_instances = breaks  # type: ignore[method-assign,assignment]
     with pytest.raises(RuntimeError, match="a bug"):
         await in_time(lookout(here, cloud).wait("i", RUNNING, limit_s=60))
+
+
+# --- While nobody waits ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def standing(here: Any, request: pytest.FixtureRequest) -> AsyncIterator[CountingCloud]:
+    """A region with a server of ours that nobody waits for, under watch."""
+    here.settings.watch_interval_s = getattr(request, "param", 0.02)
+    cloud = CountingCloud(1)
+    here.clouds = {"counting": cloud}
+    columns = {"cloud": "counting", "region": "r", "instance_id": "i-0"}
+    add_launch(here.database, status=LaunchStatus.OPERATIONAL.value, **columns)
+    watch = asyncio.create_task(stand_watch(here))
+    await until(lambda: cloud.calls > 0, "it lists")
+    yield cloud
+    watch.cancel()
+    await asyncio.wait([watch])
+    here.lookouts.append(watching.lookout(here, cloud, "r"))  # type: ignore[arg-type]
+
+
+async def test_servers_are_watched_while_nobody_waits(here: Any, standing: CountingCloud) -> None:
+    """What happens to one is noticed, and the watch ends when the last server does."""
+    standing.instances = [instance("i-0", InstanceState.STOPPED)]
+    board = Board(here.database, here.clock, "counting", "r")
+
+    def is_stopped() -> bool:
+        last = board.answer("i-0").last
+        return last is not None and last.state is InstanceState.STOPPED
+
+    await until(is_stopped, "it was noticed")
+
+
+@pytest.mark.parametrize("standing", [3600.0], indirect=True)
+async def test_whoever_waits_hurries_the_watch(here: Any, standing: CountingCloud) -> None:
+    """The pause between two listings is long only while nobody waits."""
+    standing.instances = [instance("i-7", InstanceState.RUNNING)]
+    watch = watching.lookout(here, standing, "r")  # type: ignore[arg-type]
+    found = await in_time(watch.wait("i-7", RUNNING, limit_s=60.0))
+    assert found.last == standing.instances[0]
+
+
+async def test_a_cloud_on_this_host_is_left_alone(here: Any) -> None:
+    """Its machines are nobody else's, and asking would start it again after it was shut down."""
+    cloud = CountingCloud(1)
+    cloud.capabilities = Capabilities(instances_on_this_host=True)
+    here.clouds = {"counting": cloud}
+    columns = {"cloud": "counting", "region": "r", "instance_id": "i-0"}
+    add_launch(here.database, status=LaunchStatus.OPERATIONAL.value, **columns)
+    standing: dict[tuple[str, str], Lookout] = {}
+    await watching._stand_where_needed(here, standing)
+    assert standing == {}
+    cloud.capabilities = Capabilities()
+    await watching._stand_where_needed(here, standing)
+    here.lookouts += standing.values()
+    assert list(standing) == [("counting", "r")]
+    standing["counting", "r"].stand(False)

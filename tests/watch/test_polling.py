@@ -17,7 +17,7 @@ from slipway.lifecycle import subject_of
 from slipway.records import LaunchStatus
 from slipway.watch.board import Board, forget_ended
 from slipway.watch.polling import LEASE_S, take_over
-from slipway.watch.waiting import LOST_AFTER_LISTINGS, Seen
+from slipway.watch.waiting import EARLY, FEWEST_BOOTS, LOST_AFTER_LISTINGS, Seen
 from tests.records.rows import add_launch
 from tests.watch.listed import NOW, Region, instance, wish
 
@@ -258,3 +258,35 @@ def test_the_end_of_an_earlier_instance_is_no_surprise(region: Region) -> None:
     _up(region, instance_id="i-2")
     region.tell(instance("i-1", InstanceState.TERMINATED, launch="launch-1"))
     assert _audited(region) == []
+
+
+# --- Learned boot times ---------------------------------------------------------------------------
+
+
+def _boot(region: Region, number: int, seconds: float) -> None:
+    name = f"i-{number}"
+    region.board.ask(wish(name, begun_at=region.clock.now()))
+    region.tell(instance(name), after_s=seconds / 2)
+    region.tell(instance(name, InstanceState.RUNNING), after_s=seconds / 2)
+
+
+def test_boot_times_are_learned(region: Region) -> None:
+    """By image and type, from those that were asked for; until then nobody waits to look."""
+    same = {"image_id": "image", "instance_type": "small"}
+    now = region.clock.now()
+    assert region.board.first_look(now, **same) == now
+    for number in range(FEWEST_BOOTS):
+        _boot(region, number, 30.0 + number)
+    assert region.board.first_look(now, **same) == now + timedelta(seconds=30.0 * EARLY)
+    assert region.board.first_look(now, image_id="image", instance_type="large") == now
+
+
+def test_nobody_looks_before_it_can_be_there(region: Region) -> None:
+    """While all who wait know that it takes a while; whoever does not is looked for at once."""
+    region.board.ask(wish("i-1", look_from=NOW + timedelta(seconds=24)))
+    region.board.ask(wish("i-2", look_from=NOW + timedelta(seconds=30)))
+    region.poller.look()
+    assert region.poller.wait_s() == 24
+    region.board.ask(wish("i-3"))
+    region.poller.look()
+    assert region.poller.wait_s() == 0

@@ -14,6 +14,7 @@ from slipway.watch.waiting import (
     Known,
     Pace,
     Seen,
+    first_look_s,
 )
 from tests.watch.listed import NOW, instance, wish
 
@@ -173,3 +174,20 @@ def test_pauses_are_not_in_step() -> None:
 
     assert Pace(shortest_s=2.0, random=highest).pause_s() == pytest.approx(2.2)
     assert drawn == [(0.9, 1.1)]
+
+
+@pytest.mark.parametrize(
+    ("boots_s", "expected"),
+    [
+        ([], 0.0),
+        # Four are too few to tell.
+        ([30.0, 31.0, 32.0, 33.0], 0.0),
+        # The quickest of five is the quickest twentieth: 30 * 0.8
+        ([33.0, 30.0, 31.0, 32.0, 90.0], 24.0),
+        # Of forty, the two quickest are exceptions: (10 + 2) * 0.8
+        ([10.0 + n for n in range(40)], 9.6),
+    ],
+)
+def test_the_first_look_is_learned(boots_s: list[float], expected: float) -> None:
+    """A little before the quickest twentieth of what was seen; at once where little was."""
+    assert first_look_s(boots_s) == pytest.approx(expected)

@@ -62,7 +62,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_seen_instance_boot",
         "seen_instance",
-        ["cloud", "region", "image_id", "instance_type"],
+        ["cloud", "region", "image_id", "instance_type", "created_at"],
         unique=False,
     )
     op.create_index("ix_seen_instance_ended_at", "seen_instance", ["ended_at"], unique=False)
