@@ -47,7 +47,7 @@ from deployments.carrying_out import Fate, Run
 from deployments.flow_loop import FlowLoop, LoopWatch
 from deployments.patience import make_patient
 from slipway import workers
-from slipway.errors import LeaseLost
+from slipway.errors import DatabaseUnavailable, LeaseLost
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -469,6 +469,8 @@ async def _every(interval_s: float, work: Callable[[], Awaitable[object]]) -> No
     while True:
         try:
             await work()
+        except DatabaseUnavailable as error:
+            _log.warning("%s; trying again", error)
         except Exception:  # noqa: BLE001  (logged, and tried again)
             _log.exception("%s failed; trying again", work)
         await asyncio.sleep(interval_s)

@@ -12,7 +12,7 @@ from slipway.errors import Conflict, LeaseLost
 from slipway.launches.inputs import template_of
 from slipway.launches.work import Work, get_launch
 from slipway.records import LaunchStatus
-from slipway.servertemplates import HealthScript
+from slipway.servertemplates import HealthScript, ResolvedTemplate
 from tasks.ending import take_down
 from tasks.launching import (
     become_operational,
@@ -28,6 +28,7 @@ from tasks.launching import (
     wait_for_boot,
     wait_for_running,
 )
+from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.stepping import tell
 from tasks.threads import records
@@ -52,9 +53,9 @@ async def see_through(
         try:
             outcome = await bring_up(launch_id, reopen=reopen)
         except Conflict:
-            status = (await records(get_launch, current_services(), launch_id)).status
+            launch = await outlast(records, get_launch, current_services(), launch_id)
             # One whose attempt is over has yet to let go of it; ours is the next.
-            letting_go = status in _ENDED
+            letting_go = launch.status in _ENDED
         else:
             if outcome.status != LOST:
                 return outcome
@@ -76,12 +77,12 @@ async def bring_up(
     process is at work on it.
     """
     async with driving(launch_id) as (work, held):
-        status = await records(work.status)
+        status = await outlast(records, work.status)
         if status in _OVER or (status in _ENDED and status not in reopen):
             return await _outcome(work)
         try:
             if status in _ENDED:
-                await records(work.reopen)
+                await outlast(records, work.reopen)
                 await check_instance(work)
             await _steps(work)
         except LeaseLost as error:
@@ -90,14 +91,14 @@ async def bring_up(
             if held.lost:
                 return _lost(work, error)
             if held.cancelled:
-                await asyncio.shield(records(work.cancel))
+                await asyncio.shield(outlast(records, work.cancel))
                 return await _outcome(work)
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is: stranded, never unknown)
             # An error after the last step has no launch to strand: it is operational.
-            if await records(work.strand, error):
+            if await outlast(records, work.strand, error):
                 tell(work, LaunchStatus.STRANDED)
-                if (await records(work.launch)).on_failure == "terminate":
+                if (await outlast(records, work.launch)).on_failure == "terminate":
                     await take_down(work, reason="stranded, and to be terminated then")
         await publish_timeline(work)
         return await _outcome(work)
@@ -111,7 +112,7 @@ async def _steps(work: Work) -> None:
     await wait_for_boot(work)
     await pass_clock_gate(work)
     await freeze_repositories(work)
-    template = template_of(work.services, await records(work.launch))
+    template = await outlast(records, _template, work)
     checks = [check.script for check in template.health if isinstance(check, HealthScript)]
     for script in [*template.boot, *checks]:
         key = generation_key(work, f"run-script:{script.key}")
@@ -120,13 +121,17 @@ async def _steps(work: Work) -> None:
     await become_operational(work)
 
 
+def _template(work: Work) -> ResolvedTemplate:
+    return template_of(work.services, work.launch())
+
+
 def _lost(work: Work, error: BaseException) -> Outcome:
     reason = str(error) or "another process has taken over"
     return Outcome(launch_id=work.launch_id, server=work.server, status=LOST, reason=reason)
 
 
 async def _outcome(work: Work) -> Outcome:
-    launch = await records(work.launch)
+    launch = await outlast(records, work.launch)
     return Outcome(
         launch_id=launch.id,
         server=launch.server_name,

@@ -18,6 +18,7 @@ from slipway.launches.work import get_launch
 from slipway.lifecycle import PHASES
 from slipway.records import LaunchStatus
 from tasks.ending import take_down
+from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.threads import records
 
@@ -36,7 +37,7 @@ async def decommission_server(server: str, reason: str = "decommissioned on requ
     """``server`` is a server's name or a launch's id. One that is still coming up is cancelled
     first; one that is terminated already is fine."""
     services = current_services()
-    launch = await records(find_launch, services, server)
+    launch = await outlast(records, find_launch, services, server)
     if launch.status == LaunchStatus.TERMINATED:
         return Completed(name="Terminated", message=f"{launch.server_name} was terminated before")
     await _drive(launch.id, reason)
@@ -58,8 +59,9 @@ async def _drive(launch_id: str, reason: str) -> None:
                 raise
             # Something else at work on a server that is up (a script, another decommission) is
             # waited for; only a launch is cancelled.
-            coming_up = (await records(get_launch, services, launch_id)).status in PHASES[:-1]
+            launch = await outlast(records, get_launch, services, launch_id)
+            coming_up = launch.status in PHASES[:-1]
             if coming_up and not asked:
-                await records(request_cancel, services, launch_id, actor=actor())
+                await outlast(records, request_cancel, services, launch_id, actor=actor())
                 asked = True
         await asyncio.sleep(0.5)

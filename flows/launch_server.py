@@ -15,6 +15,7 @@ from flows.outcomes import Outcome
 from flows.runs import cancel_launches, reopened
 from slipway.launches.requests import LaunchRequest, request_launch
 from slipway.records import LaunchStatus
+from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.stepping import CLOUD_STEP
 from tasks.threads import clouds
@@ -42,7 +43,7 @@ async def launch_server(request: LaunchRequest) -> State[Any]:
 @task(task_run_name="{request.name}: record the request", **CLOUD_STEP)
 async def record_request(request: LaunchRequest) -> str:
     """Check the request whole and put it on record; answers the launch's id."""
-    launch = await clouds(request_launch, current_services(), request, actor=actor())
+    launch = await outlast(clouds, request_launch, current_services(), request, actor=actor())
     return launch.id
 
 

@@ -24,6 +24,7 @@ from slipway.launches.requests import (
     record_launch,
 )
 from slipway.records import LaunchStatus
+from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.threads import clouds
 
@@ -43,7 +44,7 @@ async def launch_servers(requests: list[LaunchRequest]) -> State[Any]:
     than `SERVERS_PER_RUN` are split over as many subflows as it takes."""
     context = FlowRunContext.get()
     flow_run = str(context.flow_run.id) if context and context.flow_run else ""
-    launch_ids = await clouds(_record, requests, flow_run)
+    launch_ids = await outlast(clouds, _record, requests, flow_run)
     shards = [
         launch_ids[start : start + SERVERS_PER_RUN]
         for start in range(0, len(launch_ids), SERVERS_PER_RUN)

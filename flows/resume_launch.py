@@ -12,6 +12,7 @@ from flows.launch_server import to_state
 from flows.runs import cancel_launches, reopened
 from slipway.launches.requests import find_launch
 from slipway.records import LaunchStatus
+from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.threads import records
 
@@ -25,6 +26,6 @@ from tasks.threads import records
 )
 async def resume_launch(launch: str) -> State[Any]:
     """``launch`` is a launch's id or a server's name."""
-    found = await records(find_launch, current_services(), launch)
+    found = await outlast(records, find_launch, current_services(), launch)
     reopen = reopened(LaunchStatus.STRANDED, LaunchStatus.CANCELLED)
     return to_state(await see_through(found.id, reopen=reopen))

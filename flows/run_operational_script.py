@@ -16,6 +16,7 @@ from slipway.launches.handover import script_not_begun
 from slipway.launches.operations import OperationRequest
 from slipway.launches.requests import find_launch
 from tasks.launching import run_script
+from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.threads import records
 
@@ -36,17 +37,19 @@ async def run_operational_script(request: OperationRequest) -> State[Any]:
     except Exception as error:
         if request.key is not None:
             why = str(error) or type(error).__name__
-            await records(script_not_begun, current_services(), request.key, why, actor=actor())
+            await outlast(
+                records, script_not_begun, current_services(), request.key, why, actor=actor()
+            )
         raise
     return Completed(message=f"{request.script} ran on {server}")
 
 
 async def _run(request: OperationRequest) -> str:
     """Answers the server's name."""
-    launch = await records(find_launch, current_services(), request.server)
+    launch = await outlast(records, find_launch, current_services(), request.server)
     context = FlowRunContext.get()
     key = request.key or (str(context.flow_run.id) if context and context.flow_run else "")
     async with driving_in_turn(launch.id) as (work, _):
-        script, values = await records(operations.prepare, work, request)
+        script, values = await outlast(records, operations.prepare, work, request)
         await run_script(work, values, script, key=operations.operation_key(request.script, key))
     return launch.server_name

@@ -16,6 +16,7 @@ from slipway.launches.handover import script_not_begun
 from slipway.launches.requests import launches_of_run
 from slipway.launches.work import Work, take_up
 from slipway.records import LaunchStatus
+from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.threads import records
 
@@ -76,20 +77,20 @@ async def strand_launch(launch_id: str, why: str) -> None:
 async def _script_not_begun(flow_run: FlowRun, why: str) -> None:
     key = ((flow_run.parameters or {}).get("request") or {}).get("key")
     if key is not None:
-        await records(script_not_begun, current_services(), key, why, actor=actor())
+        await outlast(records, script_not_begun, current_services(), key, why, actor=actor())
 
 
 async def _end(flow_run: FlowRun, end: Callable[[Work], object]) -> None:
     services = current_services()
-    for launch in await records(
-        launches_of_run, services, str(flow_run.id), flow_run.parameters or {}
+    for launch in await outlast(
+        records, launches_of_run, services, str(flow_run.id), flow_run.parameters or {}
     ):
         await _try_to_end(launch.id, end)
 
 
 async def _try_to_end(launch_id: str, end: Callable[[Work], object]) -> None:
     try:
-        await records(_end_one, launch_id, end)
+        await outlast(records, _end_one, launch_id, end)
     except Conflict as busy:
         # Another run has taken it over: it is not this one's any more.
         _log.info("launch %s is left alone: %s", launch_id, busy)

@@ -15,7 +15,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from slipway.errors import Conflict, NotCommitted, SchemaMismatch, SlipwayError
+from slipway.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    NotCommitted,
+    SchemaMismatch,
+    SlipwayError,
+)
 
 #: The newest migration. A process compares it with the database before it loads Alembic, which
 #: costs ten times the comparison; a test holds it equal to the newest file.
@@ -25,6 +31,24 @@ _MIGRATION_LOCK_ID = 0x51_1D_3A
 
 _AT_END = "slipway.at_end"
 
+#: Primary result codes of SQLite that may be otherwise soon: somebody else writes, the disk is full
+#: or has an error, the file cannot be opened. https://www.sqlite.org/rescode.html
+_SQLITE_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+
+#: The same of PostgreSQL, by the first two characters: connection trouble, too many connections or
+#: too little memory, a deadlock that was broken, being shut down or started, errors of its system.
+#: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_POSTGRESQL_OUTAGES = frozenset({"08", "40", "53", "57", "58"})
+
 
 def at_end(
     connection: sa.Connection, act: Callable[[sa.Connection, list[Any]], None], value: Any
@@ -33,6 +57,14 @@ def at_end(
     Whatever takes a lock that every transaction wants then holds it for a moment only, and cannot
     be part of a deadlock."""
     connection.info[_AT_END].setdefault(act, []).append(value)
+
+
+_IF_LOST = "slipway.if_lost"
+
+
+def if_lost(connection: sa.Connection, act: Callable[[], None]) -> None:
+    """Have ``act`` called when the running transaction does not come to be, or nobody knows."""
+    connection.info[_IF_LOST].append(act)
 
 
 @dataclass(frozen=True)
@@ -48,7 +80,7 @@ class Database:
 
     `transaction` is for writing: it takes SQLite's write lock at the start, so two writers queue
     instead of failing half-way. `reading` never blocks a writer. `together` makes one commit do
-    for many transactions.
+    for many transactions. All raise `DatabaseUnavailable` when the database cannot be used now.
     """
 
     def __init__(self, url: str) -> None:
@@ -97,12 +129,19 @@ class Database:
 
     @contextlib.contextmanager
     def _committed(self) -> Iterator[sa.Connection]:
-        with self._write_lock, self._engine.begin() as connection:
-            # Begun here and not by an event: with one listener on the engine, SQLAlchemy goes the
-            # long way round for every statement.
-            if self.is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
+        acts: list[Callable[[], None]] = []
+        try:
+            with self._write_lock, _telling_outages(), self._engine.begin() as connection:
+                # Begun here and not by an event: with one listener on the engine, SQLAlchemy goes
+                # the long way round for every statement.
+                if self.is_sqlite:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.info[_IF_LOST] = acts
+                yield connection
+        except BaseException:
+            for act in acts:
+                act()
+            raise
 
     @property
     def commits_together(self) -> bool:
@@ -147,7 +186,7 @@ class Database:
         if group is not None and group.connection is not None:
             yield group.connection
             return
-        with self._reading.connect() as connection:
+        with _telling_outages(), self._reading.connect() as connection:
             if self.is_sqlite:
                 connection.exec_driver_sql("BEGIN")
             yield connection
@@ -226,13 +265,42 @@ class Database:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
             return
-        with self._engine.connect() as connection:
+        with _telling_outages(), self._engine.connect() as connection:
             lock_id = {"id": _MIGRATION_LOCK_ID}
             connection.execute(sa.text("SELECT pg_advisory_lock(:id)"), lock_id)
             try:
                 yield
             finally:
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:id)"), lock_id)
+
+
+@contextlib.contextmanager
+def _telling_outages() -> Iterator[None]:
+    """Errors of the driver that say nothing about what was asked are `DatabaseUnavailable`."""
+    try:
+        yield
+    except sa.exc.TimeoutError as error:
+        raise DatabaseUnavailable("no connection to the database became free in time") from error
+    except sa.exc.DBAPIError as error:
+        if not _is_outage(error):
+            raise
+        said = str(error.orig).strip().partition("\n")[0]
+        raise DatabaseUnavailable(f"the database cannot be used now: {said}") from error
+
+
+def _is_outage(error: sa.exc.DBAPIError) -> bool:
+    """Whether the same may go well a little later."""
+    if error.connection_invalidated:
+        return True
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        # The lowest byte; what is above it says more exactly what it was.
+        return code & 0xFF in _SQLITE_OUTAGES
+    if not isinstance(error, sa.exc.OperationalError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    # Without one there was no server to give it.
+    return state is None or state[:2] in _POSTGRESQL_OUTAGES
 
 
 class _Group:
@@ -284,15 +352,17 @@ def _not_committed(error: Exception) -> NotCommitted:
 @contextlib.contextmanager
 def _closing_acts(connection: sa.Connection) -> Iterator[None]:
     """What `at_end` was told inside the block is done at its end."""
-    outer = connection.info.get(_AT_END)
+    # One that broke does not tell its `info` any more.
+    info = connection.info
+    outer = info.get(_AT_END)
     acts: dict[Callable[[sa.Connection, list[Any]], None], list[Any]] = {}
-    connection.info[_AT_END] = acts
+    info[_AT_END] = acts
     try:
         yield
         for act, values in acts.items():
             act(connection, values)
     finally:
-        connection.info[_AT_END] = outer
+        info[_AT_END] = outer
 
 
 @contextlib.contextmanager

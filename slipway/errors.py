@@ -8,7 +8,8 @@
   + LeaseLost                 another process drives this launch now
   + AuditBroken               the audit record of a subject does not verify
   + SchemaMismatch            the database was migrated by a newer Slipway
-  + NotCommitted              the database did not keep what was written (retryable)
+  + DatabaseUnavailable       the database cannot be used now (retryable)
+    - NotCommitted            … and did not keep what was written
   + CloudError
     - CloudUnavailable        no answer, or one that may be different next time (retryable)
     - CloudThrottled          the cloud asks us to slow down (retryable)
@@ -113,10 +114,18 @@ class SchemaMismatch(SlipwayError):
     """The database was migrated by a newer Slipway."""
 
 
-class NotCommitted(SlipwayError):
-    """The database did not keep what was written."""
+class DatabaseUnavailable(SlipwayError):
+    """The database cannot be used now.
+
+    Nothing was written, unless the connection broke while it was being committed: then nobody
+    knows. Whoever tries again looks first, or does what may be done twice.
+    """
 
     retryable = True
+
+
+class NotCommitted(DatabaseUnavailable):
+    """The database did not keep what was written."""
 
 
 class CloudError(SlipwayError):

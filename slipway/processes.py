@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from pathlib import Path
@@ -20,6 +21,16 @@ def identity(pid: int | None = None) -> str:
     """
     pid = os.getpid() if pid is None else pid
     return f"{_place()}/{pid}/{_start(pid)}"
+
+
+def own_identity() -> str:
+    """Of this process. A forked child has its own."""
+    return _own_identity(os.getpid())
+
+
+@functools.cache
+def _own_identity(pid: int) -> str:
+    return identity(pid)
 
 
 def is_dead(known: str) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from slipway import audit, processes
 from slipway.audit import Masker, Note
 from slipway.clock import Clock
-from slipway.database import Database
+from slipway.database import Database, if_lost
 from slipway.errors import Conflict, LeaseLost, LifecycleError
 from slipway.records import AuditKind, Lease, Step, StepStatus
 from slipway.statements import Statement
@@ -107,6 +107,11 @@ _RELEASE_LEASE = Statement(
     .values(holder="", epoch=_LEASES.c.epoch + 1, until=sa.bindparam("end"))
 )
 
+#: Who of this process holds a lease or is taking one. A lease in the database whose holder is of
+#: this process and not here was left behind: the database was away when it was to be given back,
+#: or when it was to say that we have it.
+_in_office: set[str] = set()
+
 #: Something to do in the same transaction as a step's begin or end.
 Also = Callable[[sa.Connection], None]
 
@@ -121,6 +126,7 @@ class Driver:
         subject: str,
         *,
         actor: str,
+        holder: str,
         epoch: int,
         lease_s: float,
     ) -> None:
@@ -129,6 +135,7 @@ class Driver:
         self.clock = clock
         self.masker = Masker()
         self._database = database
+        self._holder = holder
         self._epoch = epoch
         self._lease_s = lease_s
 
@@ -199,7 +206,9 @@ class Driver:
         _RENEW_LEASE.run(connection, of=self.subject, end=until)
 
     def release(self) -> None:
-        """Give the lease back; harmless when it was lost."""
+        """Give the lease back; harmless when it was lost. From now on this process may take it
+        again, also when this raises `DatabaseUnavailable`; others may when it was repeated."""
+        _in_office.discard(self._holder)
         with self._database.transaction() as connection:
             _RELEASE_LEASE.run(connection, of=self.subject, ours=self._epoch, end=self.clock.now())
 
@@ -309,15 +318,22 @@ class StepRun:
 def acquire(
     database: Database, clock: Clock, subject: str, *, actor: str, lease_s: float
 ) -> Driver:
-    """Take the lease of a subject: when it is free, has run out, or its holder is a process of
-    this host that is no more. Raises `Conflict` when somebody else is at work."""
+    """Take the lease of a subject: when it is free, has run out, or was left behind. Raises
+    `Conflict` when somebody else is at work."""
     holder = _this_holder()
+    _in_office.add(holder)
     try:
-        epoch = _take_lease(database, clock, subject, holder=holder, lease_s=lease_s)
-    except IntegrityError:
-        # Another was the first ever to take it, between our look and our insert.
-        epoch = _take_lease(database, clock, subject, holder=holder, lease_s=lease_s)
-    return Driver(database, clock, subject, actor=actor, epoch=epoch, lease_s=lease_s)
+        try:
+            epoch = _take_lease(database, clock, subject, holder=holder, lease_s=lease_s)
+        except IntegrityError:
+            # Another was the first ever to take it, between our look and our insert.
+            epoch = _take_lease(database, clock, subject, holder=holder, lease_s=lease_s)
+    except BaseException:
+        _in_office.discard(holder)
+        raise
+    return Driver(
+        database, clock, subject, actor=actor, holder=holder, epoch=epoch, lease_s=lease_s
+    )
 
 
 def _take_lease(
@@ -327,11 +343,13 @@ def _take_lease(
     now = clock.now()
     with database.transaction() as connection:
         found = _LEASE.first(connection, of=subject)
-        if found is not None and found.holder and found.until > now and not _is_dead(found.holder):
+        if found is not None and _is_at_work(found, now):
             raise Conflict(
                 f"{subject} is being driven by process {_pid(found.holder)} on "
                 f"{_host(found.holder)} (lease until {found.until:%H:%M:%S} UTC)"
             )
+        # Committed together with others, it may be lost after we have returned.
+        if_lost(connection, lambda: _in_office.discard(holder))
         take = _NEXT_LEASE if found else _FIRST_LEASE
         take.run(connection, of=subject, who=holder, end=now + timedelta(seconds=lease_s))
     return found.epoch + 1 if found else 1
@@ -343,9 +361,7 @@ def is_driven(database: Database, clock: Clock, subject: str) -> bool:
         found = connection.execute(
             sa.select(_LEASES.c.holder, _LEASES.c.until).where(_LEASES.c.subject == subject)
         ).first()
-    if found is None or not found.holder:
-        return False
-    return found.until > clock.now() and not _is_dead(found.holder)
+    return found is not None and _is_at_work(found, clock.now())
 
 
 def steps_of(database: Database, subject: str) -> list[Step]:
@@ -356,7 +372,7 @@ def steps_of(database: Database, subject: str) -> list[Step]:
 
 def _this_holder() -> str:
     """This process, and a word of its own for each lease."""
-    return f"{processes.identity()}#{secrets.token_hex(4)}"
+    return f"{processes.own_identity()}#{secrets.token_hex(4)}"
 
 
 def _host(holder: str) -> str:
@@ -367,5 +383,14 @@ def _pid(holder: str) -> str:
     return holder.split("/")[3]
 
 
-def _is_dead(holder: str) -> bool:
-    return processes.is_dead(holder.partition("#")[0])
+def _is_at_work(lease: Any, now: datetime) -> bool:
+    return bool(lease.holder) and lease.until > now and not left_behind(lease.holder)
+
+
+def left_behind(holder: str, is_dead: Callable[[str], bool] = processes.is_dead) -> bool:
+    """Whether a lease's holder is seen not to be at work: its process is gone, as ``is_dead`` says,
+    or is this one, where nobody knows of it."""
+    process, _, _ = holder.partition("#")
+    if process == processes.own_identity():
+        return holder not in _in_office
+    return is_dead(process)

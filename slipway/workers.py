@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from slipway import processes, steps
+from slipway import steps
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.ids import new_id
@@ -35,7 +35,7 @@ class Gone:
     """A worker that is at work no more and has not signed off."""
 
     id: str
-    #: Its process is seen to be dead; else it has only been silent for too long.
+    #: It is seen to be gone; else it has only been silent for too long.
     certain: bool
 
 
@@ -95,6 +95,6 @@ def _gone(database: Database, clock: Clock) -> Iterator[Gone]:
         rows = connection.execute(query).all()
     now = clock.now()
     for row in rows:
-        dead = processes.is_dead(row.holder.partition("#")[0])
+        dead = steps.left_behind(row.holder)
         if dead or row.until <= now:
             yield Gone(id=row.subject.removeprefix(_PREFIX), certain=dead)

@@ -11,6 +11,7 @@ from slipway.launches.creating import cloud_of
 from slipway.launches.work import Work, step_key
 from slipway.records import LaunchStatus
 from tasks.launching import run_script
+from tasks.outages import outlast, outlasting
 from tasks.stepping import CLOUD_STEP, RECORD_STEP, SERVER_STEP, step, tell
 from tasks.threads import clouds, questions, records
 from tasks.watching import lookout
@@ -21,9 +22,9 @@ TERMINATED_LIMIT_S = 900.0
 
 async def take_down(work: Work, *, reason: str) -> None:
     """Decommission scripts where they make sense, then the end of the instance."""
-    if await records(work.status) is LaunchStatus.TERMINATED:
+    if await outlast(records, work.status) is LaunchStatus.TERMINATED:
         return
-    run_scripts = await records(ending.start_ending, work, reason=reason)
+    run_scripts = await outlast(records, ending.start_ending, work, reason=reason)
     tell(work, LaunchStatus.DECOMMISSIONING)
     if run_scripts:
         await decommission_scripts(work)
@@ -36,17 +37,19 @@ async def take_down(work: Work, *, reason: str) -> None:
 
 async def decommission_scripts(work: Work) -> None:
     """Run them in order. One that fails is on record and stops nothing: the server goes anyway."""
-    launch = await records(work.launch)
-    template = await records(inputs.template_of, work.services, launch)
+    launch = await outlast(records, work.launch)
+    template = await outlast(records, inputs.template_of, work.services, launch)
     for script in template.decommission:
         try:
-            values = await records(inputs.load, work, await records(inputs.recorded, work))
+            recorded = await outlast(records, inputs.recorded, work)
+            values = await outlast(records, inputs.load, work, recorded)
             await run_script(work, values, script.key, key=step_key(f"decommission:{script.key}"))
         except SlipwayError as error:
-            await records(ending.note_failed_script, work, script.key, error)
+            await outlast(records, ending.note_failed_script, work, script.key, error)
 
 
 @task(task_run_name="{work.server}: dismiss agent", **SERVER_STEP)
+@outlasting
 async def dismiss_agent(work: Work) -> None:
     """Let the agent of a server that calls us remove itself."""
     async with step(work, "dismiss-agent", "Dismiss the agent") as run:
@@ -55,6 +58,7 @@ async def dismiss_agent(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: terminate instance", **CLOUD_STEP)
+@outlasting
 async def terminate_instance(work: Work) -> None:
     """Ask the cloud to end every instance of the launch."""
     async with step(work, "terminate-instance", "Terminate the instance") as run:
@@ -63,6 +67,7 @@ async def terminate_instance(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: wait for terminated", **CLOUD_STEP)
+@outlasting
 async def wait_for_terminated(work: Work) -> None:
     """Wait until the cloud says that they are gone."""
     async with step(work, "wait-for-terminated", "Wait until the instance is gone") as run:
@@ -82,6 +87,7 @@ async def wait_for_terminated(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: terminated", **RECORD_STEP)
+@outlasting
 async def become_terminated(work: Work) -> None:
     """The end of the launch."""
     async with step(work, "terminated", "End the launch") as run:

@@ -17,6 +17,7 @@ from slipway.launches.work import Work
 from slipway.records import LaunchStatus
 from slipway.remote.once import RunStatus, ScriptOutcome
 from slipway.steps import StepRun
+from tasks.outages import outlasting
 from tasks.stepping import (
     CLOUD_STEP,
     REACHABLE_AGAIN_S,
@@ -55,6 +56,7 @@ def generation_key(work: Work, key: str) -> str:
 
 
 @task(task_run_name="{work.server}: resolve template", **RECORD_STEP)
+@outlasting
 async def resolve_template(work: Work) -> None:
     """Put on record which version this is and what is in it."""
     async with step(work, "resolve-template", "Resolve the template") as run:
@@ -63,6 +65,7 @@ async def resolve_template(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: resolve inputs", **RECORD_STEP)
+@outlasting
 async def resolve_launch_inputs(work: Work) -> Values:
     """Bring the inputs of all layers together; wait for values other servers have yet to have."""
     async with step(work, "resolve-inputs", "Resolve the inputs") as run:
@@ -72,6 +75,7 @@ async def resolve_launch_inputs(work: Work) -> Values:
 
 
 @task(task_run_name="{work.server}: create instance", **CLOUD_STEP)
+@outlasting
 async def create_instance(work: Work) -> None:
     """Create the one instance of this launch, or find it."""
     key = generation_key(work, "create-instance")
@@ -81,12 +85,14 @@ async def create_instance(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: check instance", **CLOUD_STEP)
+@outlasting
 async def check_instance(work: Work) -> None:
     """See whether a launch that is taken up again still has an instance that can be brought up."""
     await clouds(creating.next_generation, work)
 
 
 @task(task_run_name="{work.server}: wait for running", **CLOUD_STEP)
+@outlasting
 async def wait_for_running(work: Work) -> None:
     """Wait until the cloud says that the instance runs."""
     key = generation_key(work, "wait-for-running")
@@ -102,6 +108,7 @@ async def wait_for_running(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: wait for boot", **SERVER_STEP)
+@outlasting
 async def wait_for_boot(work: Work) -> None:
     """Wait until the operating system is really ready."""
     key = generation_key(work, "wait-for-boot")
@@ -115,6 +122,7 @@ async def wait_for_boot(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: pass clock gate", **SERVER_STEP)
+@outlasting
 async def pass_clock_gate(work: Work) -> None:
     """Let the launch pass only with a right clock, corrected if need be."""
     key = generation_key(work, "pass-clock-gate")
@@ -129,6 +137,7 @@ async def pass_clock_gate(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: freeze repositories", **SERVER_STEP)
+@outlasting
 async def freeze_repositories(work: Work) -> None:
     """Point the package manager at the day the launch is frozen to."""
     key = generation_key(work, "freeze-repositories")
@@ -141,6 +150,7 @@ async def freeze_repositories(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: run {name}", **SERVER_STEP)
+@outlasting
 async def run_script(
     work: Work, values: Values, name: str, *, key: str, phase: LaunchStatus | None = None
 ) -> None:
@@ -151,6 +161,7 @@ async def run_script(
 
 
 @task(task_run_name="{work.server}: check health", **SERVER_STEP)
+@outlasting
 async def check_health(work: Work) -> None:
     """See from outside that the server does its work."""
     key = generation_key(work, "check-health")
@@ -183,6 +194,7 @@ async def check_health(work: Work) -> None:
 
 
 @task(task_run_name="{work.server}: operational", **RECORD_STEP)
+@outlasting
 async def become_operational(work: Work) -> None:
     """The end of the way up."""
     async with step(work, generation_key(work, "operational"), "Become operational") as run:

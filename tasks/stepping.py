@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
-from slipway.errors import ConnectionFailed, ConnectionLost, SlipwayError
+from slipway.errors import ConnectionFailed, ConnectionLost, DatabaseUnavailable, SlipwayError
 from slipway.launches.connecting import CONNECT_TIMEOUT_S
 from slipway.launches.work import Work
 from slipway.records import LaunchStatus
@@ -107,7 +108,13 @@ async def step(
         _log.info("%s: %s", work.server, said if len(said) <= LINE else f"{said[:LINE]}…")
     except asyncio.CancelledError:
         work.forget()
-        await asyncio.shield(records(run.fail, SlipwayError("cancelled")))
+        # Whoever cancels us is obeyed: without the record it is as after a crash.
+        with contextlib.suppress(DatabaseUnavailable):
+            await asyncio.shield(records(run.fail, SlipwayError("cancelled")))
+        raise
+    except DatabaseUnavailable:
+        # Nor could it be recorded; `outlasting` begins the step anew.
+        work.forget()
         raise
     except Exception as error:  # noqa: BLE001  (recorded, then raised again)
         work.forget()

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from slipway.clouds.base import TAG_INSTALLATION, Cloud, Instance, InstanceState
 from slipway.clouds.budget import giving_way
-from slipway.errors import CloudError, LeaseLost, NotCommitted
+from slipway.errors import CloudError, DatabaseUnavailable, LeaseLost, NotCommitted
 from slipway.ids import new_id
 from slipway.launches.services import Services
 from slipway.records import Launch
@@ -109,7 +109,9 @@ class Lookout:
         finally:
             self._waits.pop(wish.id, None)
             if not wait.answer.done() or wait.answer.cancelled():
-                await asyncio.shield(records(self._board.withdraw, wish.id))
+                # Else it goes when its time is over; whoever cancels us is obeyed.
+                with contextlib.suppress(DatabaseUnavailable):
+                    await asyncio.shield(records(self._board.withdraw, wish.id))
 
     async def wait_for_boot(self, launch: Launch, *, limit_s: float) -> Answer:
         """Wait until the instance of a launch runs, and learn from it how long that takes."""

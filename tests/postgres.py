@@ -148,18 +148,20 @@ def _start_keeper(session_pid: int) -> str:
 class PrivateServer:
     """A server of one test's own on a port of loopback, to be killed and started again.
 
-    Debian's, because Prefect needs the extension pg_trgm, which the one from PyPI lacks. Raises
-    `PostgresUnavailable`.
+    For Prefect it is Debian's: that needs the extension pg_trgm, which the one from PyPI lacks.
+    Raises `PostgresUnavailable`.
     """
 
-    def __init__(self, port: int) -> None:
-        self._binaries = _with_trigrams()
+    def __init__(self, port: int, *, for_prefect: bool) -> None:
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         self._arguments = ("-h", "127.0.0.1", "-p", str(port))
         self._home = Path(tempfile.mkdtemp(prefix="slipway-pg-", dir="/tmp"))
         self._server: subprocess.Popen[str] | None = None
         try:
             self._account = _account()
+            self._binaries = (
+                _with_trigrams() if for_prefect else _binaries(self._home, self._account)
+            )
             if self._account is not None:
                 os.chown(self._home, self._account.pw_uid, self._account.pw_gid)
             _initialise(self._home, self._binaries, self._account)

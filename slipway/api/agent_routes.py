@@ -23,13 +23,12 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field, JsonValue
-from sqlalchemy.exc import SQLAlchemyError
 
 from slipway.agent import PROGRAMS, digest_of, program
 from slipway.api.problems import MEDIA_TYPE, ApiProblem, ProblemDetails, responses
 from slipway.api.state import TheServices
 from slipway.clock import Clock
-from slipway.errors import AgentRefused
+from slipway.errors import AgentRefused, DatabaseUnavailable
 from slipway.launches.services import Services
 from slipway.phonehome.identity import Caller, Refusal
 from slipway.phonehome.instructions import Instruction, Kind, OutputGap, Piece, Stream
@@ -250,7 +249,7 @@ class Mailbox:
                     for future, (who, after) in list(self._waiting.items()):
                         if newest.get(who, 0) > after and not future.done():
                             future.set_result(None)
-            except SQLAlchemyError:
+            except DatabaseUnavailable:
                 # Agents that wait are answered when their time is over, and ask again.
                 _log.exception("the table of instructions could not be looked at; trying again")
             await asyncio.sleep(TICK_S)

@@ -7,11 +7,11 @@ from typing import Literal
 import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 
 import slipway
 from slipway.api.problems import ApiProblem, responses
 from slipway.api.state import TheState
+from slipway.errors import DatabaseUnavailable
 
 router = APIRouter(tags=["health"])
 
@@ -36,11 +36,8 @@ def readyz(state: TheState) -> Health:
     try:
         with state.services.database.reading() as connection:
             connection.execute(sa.text("SELECT 1"))
-    except SQLAlchemyError as error:
+    except DatabaseUnavailable as error:
         raise ApiProblem(
-            503,
-            "not-ready",
-            f"the database does not answer ({type(error).__name__})",
-            headers={"Retry-After": "5"},
+            503, "not-ready", "the database does not answer", headers={"Retry-After": "5"}
         ) from error
     return Health()

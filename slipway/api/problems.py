@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,6 +21,7 @@ from slipway.errors import (
     AuditBroken,
     CloudError,
     Conflict,
+    DatabaseUnavailable,
     EngineRefused,
     EngineUnavailable,
     InvalidInput,
@@ -167,7 +167,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SlipwayError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(OperationalError, _on_database)
+    app.add_exception_handler(DatabaseUnavailable, _on_database)
     app.add_exception_handler(Exception, _on_surprise)
 
 
@@ -218,10 +218,11 @@ def _methods_of(request: Request) -> list[str]:
 
 
 def _on_database(_request: Request, error: Exception) -> Response:
-    # Restarting, overloaded, or it broke a deadlock: nothing was changed.
-    _log.warning("the database cannot be used now", exc_info=error)
+    # What it says stays here: it may name the host.
+    _log.warning("%s", error)
+    detail = "try again; what has an Idempotency-Key is done once, however often it is asked for"
     headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return problem_response(503, "database", "nothing was changed; try again", headers=headers)
+    return problem_response(503, "database", detail, headers=headers)
 
 
 def _on_surprise(_request: Request, _error: Exception) -> Response:

@@ -153,14 +153,18 @@ def _database(found: Session) -> Check:
     from sqlalchemy.exc import SQLAlchemyError
 
     from slipway.database import SCHEMA_VERSION, Database
+    from slipway.errors import DatabaseUnavailable
 
     shown = sa.make_url(found.settings.database_url).render_as_string(hide_password=True)
     try:
         database = Database(found.settings.database_url)
         database.migrate()
         database.close()
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
-        said = str(error.__cause__ or error).splitlines()[0]
+    except (DatabaseUnavailable, SQLAlchemyError, ModuleNotFoundError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = str(cause).splitlines()[0]
         return Check(
             name="database",
             level=Level.FAIL,

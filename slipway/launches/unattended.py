@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from slipway import processes
 from slipway.launches.services import Services
 from slipway.lifecycle import PHASES, subject_of
 from slipway.records import Launch, LaunchStatus, Lease
+from slipway.steps import left_behind
 
 _LAUNCHES = Launch.__table__  # type: ignore[attr-defined]
 _LEASES = Lease.__table__  # type: ignore[attr-defined]
@@ -44,7 +46,7 @@ class Unattended:
     flow_run_id: str | None
     #: Of the lease that its driver died with: another for each driver there ever was.
     epoch: int
-    #: Its driver's process is seen to be dead; else it has only been silent for too long.
+    #: Its driver is seen to be gone; else it has only been silent for too long.
     certain: bool
 
 
@@ -53,8 +55,9 @@ def unattended(services: Services) -> list[Unattended]:
     with services.database.reading() as connection:
         rows = connection.execute(_HELD).all()
     now = services.clock.now()
-    processes_of = {row.holder: row.holder.partition("#")[0] for row in rows}
-    dead = {each: processes.is_dead(each) for each in set(processes_of.values())}
+    # One process may drive a thousand.
+    is_dead = functools.cache(processes.is_dead)
+    gone = {row.id: left_behind(row.holder, is_dead) for row in rows}
     return [
         Unattended(
             launch_id=row.id,
@@ -62,8 +65,8 @@ def unattended(services: Services) -> list[Unattended]:
             status=LaunchStatus(row.status),
             flow_run_id=row.flow_run_id,
             epoch=row.epoch,
-            certain=dead[processes_of[row.holder]],
+            certain=gone[row.id],
         )
         for row in rows
-        if dead[processes_of[row.holder]] or row.until <= now
+        if gone[row.id] or row.until <= now
     ]

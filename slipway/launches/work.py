@@ -65,6 +65,13 @@ class Work:
         """Read the launch again next time: a change of ours may not have come to be."""
         self._known = None
 
+    def catch_up(self) -> None:
+        """See where the launch is on record, whatever came of changes of ours whose commit was not
+        answered. Raises `LeaseLost`."""
+        self.driver.renew()
+        launch = self._known = get_launch(self.services, self.launch_id)
+        self.phase, self.generation = LaunchStatus(launch.status), launch.generation
+
     def begin(self, key: str, title: str, *, phase: LaunchStatus | None = None) -> StepRun:
         """Start a step, and enter its phase if the launch is not that far yet."""
 
@@ -113,11 +120,11 @@ class Work:
 
     def strand(self, error: BaseException) -> bool:
         """End this attempt: the launch is kept as it is, with the step and the cause. Answers
-        whether there was an attempt to end: an operational server does not strand."""
+        whether it is stranded: an operational server is not. May be done again."""
         with self.driver.transaction() as connection:
             status = self._status(connection)
             if status not in PHASES[:-1]:
-                return False
+                return status is LaunchStatus.STRANDED
             key, title = self._last_step(connection)
             cause = str(error) or type(error).__name__
             reason = f"{title}: {cause}" if title else cause

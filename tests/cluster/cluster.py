@@ -262,7 +262,7 @@ class Cluster:
 def cluster(directory: Path) -> Iterator[Cluster]:
     """All of it, up and serving; nothing is left at the end. Raises `PostgresUnavailable`."""
     with contextlib.ExitStack() as stack:
-        postgres = PrivateServer(free_port("127.0.0.1", (0,)))
+        postgres = PrivateServer(free_port("127.0.0.1", (0,)), for_prefect=True)
         stack.callback(postgres.end)
         postgres.start()
         with psycopg.connect(postgres.url, autocommit=True) as connection:

@@ -20,7 +20,7 @@ from deployments.deployment_engine import DeploymentEngine
 from deployments.prefect_api import PrefectApi
 from deployments.prefect_server import CLIENT_ENVIRONMENT
 from slipway.clouds.local import LocalCloud
-from slipway.errors import EngineUnavailable
+from slipway.errors import DatabaseUnavailable, EngineUnavailable
 from slipway.launches.engine import FlowName
 from slipway.launches.requests import LaunchRequest
 from slipway.records import Launch
@@ -131,16 +131,16 @@ class Crew:
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait for what another process does; answers what it was. A Prefect that is too busy to
-        answer is asked again."""
+        answer is asked again, and so is a database that is away."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
-            with contextlib.suppress(EngineUnavailable):
+            with contextlib.suppress(EngineUnavailable, DatabaseUnavailable):
                 if found := condition():
-                    break
-            logs = "\n".join(self.said(number)[-2000:] for number in range(len(self.workers)))
-            assert time.monotonic() < deadline, f"never came: {what}\n{logs}"
+                    return found
+            if time.monotonic() >= deadline:
+                logs = [self.said(number)[-2000:] for number in range(len(self.workers))]
+                raise AssertionError("\n".join((f"never came: {what}", *logs)))
             time.sleep(0.1)
-        return found
 
     def ended(self, run_id: str) -> dict[str, Any]:
         """The run, once it is over. One that crashed may be on its way to another worker."""

@@ -2,11 +2,15 @@
 the worker, not how long a boot is watched.
 
 ``python -m tests.deployments.worker_process QUEUE NAME``
+
+With ``PRETEND_SOCKET`` its cloud and servers are the test's: see `tests.deployments.pretend`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import sys
 
 
@@ -31,7 +35,14 @@ def main() -> None:
     queue, name = sys.argv[1:]
     sys.argv = ["prefect", "worker", "start", "--type", "slipway-inprocess"]
     sys.argv += ["--pool", "slipway", "--work-queue", queue, "--name", name]
-    app()
+    with contextlib.ExitStack() as stack:
+        if path := os.environ.get("PRETEND_SOCKET"):
+            deployments.inprocess_worker.CANCEL_EVERY_S = 5.0
+            from tasks.services import use_services
+            from tests.deployments.pretend import pretended_services
+
+            stack.enter_context(use_services(pretended_services(path)))
+        app()
 
 
 if __name__ == "__main__":

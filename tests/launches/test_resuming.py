@@ -274,7 +274,7 @@ def test_a_driver_whose_lease_was_taken_stops(
     gate = 'while [ ! -e "$SLIPWAY_ROOT/var/go" ]; do echo waiting; sleep 0.05; done'
     world.template({"one": counted("one", gate)})
     launch = world.record()
-    monkeypatch.setattr(steps, "_is_dead", lambda _: True)
+    monkeypatch.setattr(steps, "left_behind", lambda _: True)
 
     async def taken() -> None:
         first = asyncio.create_task(bring_up(launch.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
@@ -12,6 +13,8 @@ from fastapi.routing import APIRoute
 from slipway import tokens
 from slipway.api.pages import pages_router
 from slipway.api.pages.web import inside
+from slipway.database import Database
+from slipway.errors import DatabaseUnavailable
 from slipway.records import LaunchStatus
 from tests.pages.yard import Browser, Yard
 
@@ -220,3 +223,18 @@ def test_a_link_from_elsewhere_finds_the_login(yard: Yard, browser: Browser) -> 
     # What comes then is from our own page.
     assert Browser(yard).get(address, **{"Sec-Fetch-Site": "same-origin"}).status == 303
     assert browser.get(address, **{"Sec-Fetch-Site": "same-origin"}).status == 200
+
+
+def test_a_database_that_is_away(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page says so in a sentence, though nobody can be asked whose login it is."""
+
+    @contextlib.contextmanager
+    def away(_: Database) -> Iterator[None]:
+        raise DatabaseUnavailable("the database cannot be used now: db.example refuses")
+        yield
+
+    monkeypatch.setattr(Database, "reading", away)
+    page = browser.get("/")
+    assert page.status == 503
+    assert "The database does not answer. Try again." in page.document.text
+    assert "db.example" not in page.document.text

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +18,13 @@ from pydantic import SecretStr
 from slipway import audit, processes
 from slipway.audit import Masker, Note
 from slipway.database import Database
-from slipway.errors import Conflict, LeaseLost, SlipwayError
+from slipway.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    LeaseLost,
+    NotCommitted,
+    SlipwayError,
+)
 from slipway.records import AuditKind, Lease, StepStatus
 from slipway.steps import Driver, acquire, is_driven, steps_of
 from slipway.testing.fake_clock import FakeClock
@@ -193,6 +202,50 @@ def test_a_driver_that_lost_its_lease_writes_nothing(
     assert steps_of(any_database, SUBJECT) == steps_before
     assert audit.entries(any_database, SUBJECT) == entries_before
     other.begin("create", "Create it").succeed()
+
+
+def test_a_lease_that_could_not_be_given_back_is_ours_to_take(
+    any_database: Database, clock: FakeClock, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, by this process, which knows that nobody of it drives; and who lost it that way
+    writes nothing when it tries again to give it back."""
+    away = DatabaseUnavailable("away")
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "transaction", mock.Mock(side_effect=away))
+        with pytest.raises(DatabaseUnavailable):
+            driver.release()
+    assert not is_driven(any_database, clock, SUBJECT)
+    second = take(any_database, clock)
+    driver.release()
+    with pytest.raises(Conflict):
+        take(any_database, clock)
+    second.begin("create", "Create it").succeed()
+
+
+def test_a_lease_whose_commit_was_not_answered_is_ours_to_take(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone or together with others: whoever tries again gets it, though it is on record as
+    taken by this very process."""
+    commit = database._engine.dialect.do_commit
+
+    def lost(connection: Any) -> None:
+        commit(connection)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database._engine.dialect, "do_commit", lost)
+        with pytest.raises(DatabaseUnavailable):
+            take(database, clock)
+        [outcome] = database.together([lambda: take(database, clock)])
+        assert isinstance(outcome.error, NotCommitted)
+    with database.reading() as connection:
+        assert connection.execute(sa.select(_LEASES.c.epoch)).scalar() == 2
+    take(database, clock)
+    with pytest.raises(Conflict):
+        take(database, clock)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from urllib.parse import quote, urlsplit
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
@@ -24,7 +23,7 @@ from slipway.api.pages.rendering import SECURITY_HEADERS, Renderer
 from slipway.api.pages.sessions import Sessions, Visitor, comes_from_us
 from slipway.api.problems import status_of
 from slipway.api.state import state_of
-from slipway.errors import InvalidInput, SlipwayError
+from slipway.errors import DatabaseUnavailable, InvalidInput, SlipwayError
 from slipway.launches.services import Services
 
 #: A form longer than this is none of ours.
@@ -174,13 +173,15 @@ class PageRoute(APIRoute):
                 return await _problem(request, HTTPStatus.FORBIDDEN, str(error))
             except InvalidInput as error:
                 return await _problem(request, 422, *(str(each) for each in error.problems))
+            except DatabaseUnavailable:
+                # Nor can it be asked whose request this is.
+                sentence = "The database does not answer. Try again."
+                return site_of(request).problem(request, None, 503, sentence)
             except SlipwayError as error:
                 status, _ = status_of(error)
                 if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                     _log.error("a page failed", exc_info=error)
                 return await _problem(request, status, _sentence(str(error)))
-            except OperationalError:
-                return await _problem(request, 503, "The database does not answer. Try again.")
             except RequestValidationError:
                 return await _problem(request, 400, "The address has a part that makes no sense.")
             except HTTPException as error:
