@@ -397,7 +397,7 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
                 await self.client.set_flow_run_state(run.flow_run.id, failed, force=True)
                 return
             # Not the flow's own doing, or the engine would have reported it.
-            why = f"it was lost to {run.error!r}"
+            why = f"its worker {self._duty.worker_id} lost it to {run.error!r}"
             await self._rescue.reschedule(run.flow_run, why, crashed=True)
 
     # -- cancelling --------------------------------------------------------------------------------

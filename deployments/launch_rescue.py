@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.states import Crashed
 
-from deployments.rescue import MAX_TRIES, Rescue, owner_of
+from deployments.rescue import MAX_TRIES, RESCUING, Rescue, owner_of
 from flows.runs import strand_launch
 from slipway.errors import EngineUnavailable
 from slipway.launches.engine import FlowName, FlowStarter
@@ -71,6 +71,9 @@ class LaunchRescue:
         if state.is_cancelling() or state.is_cancelled():
             # Whoever cancelled the run wants the launch cancelled; its process had no time for it.
             await self._rescue.run_hooks(run, state)
+            return True
+        if state.name == RESCUING:
+            # Whoever was at it may have died as well: `Rescue` finds it by its worker.
             return True
         if state.is_final():
             return False

@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
     TaskRunFilter,
     TaskRunFilterState,
@@ -55,6 +56,10 @@ FORGOTTEN_AFTER = timedelta(minutes=1)
 
 #: The server records task runs in batches, a little later than it is told.
 RECORDED_WITHIN = timedelta(seconds=15)
+
+#: The name of a run's state between the end of its worker and the next one. Whoever is about to
+#: reschedule the run may die there: then it is found by this name, and its worker by the message.
+RESCUING = "Rescuing"
 
 _UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 
@@ -110,10 +115,13 @@ def _load(entrypoint: str) -> Flow[..., Any]:
 
 
 def owner_of(flow_run: FlowRun) -> str | None:
-    """The worker that has taken a run: from the moment of the claim it is named in the message of
-    the pending state, and soon after as the run's infrastructure."""
-    claim = flow_run.state.message if flow_run.state and flow_run.state.is_pending() else None
-    for text in (claim, flow_run.infrastructure_pid):
+    """The worker that has taken a run, or has left it behind: from the moment of the claim it is
+    named in the message of the pending state, soon after as the run's infrastructure, and at its
+    end in that of the state `RESCUING`."""
+    state = flow_run.state
+    names_it = state is not None and (state.is_pending() or state.name == RESCUING)
+    said = state.message if state is not None and names_it else None
+    for text in (said, flow_run.infrastructure_pid):
         if text and (found := _WORKER_ID.search(text)):
             return found.group()
     return None
@@ -153,7 +161,8 @@ class Rescue:
             # A run that ends between two pages moves the next page by one: looked at twice, then.
             for _ in range(2):
                 listed = await self._under_way()
-                runs = [run for run in listed if owner_of(run) == worker.id]
+                found = [*listed, *await self._half_rescued()]
+                runs = [run for run in found if owner_of(run) == worker.id]
                 _log.warning("worker %s is gone; it has left %d flow runs", worker.id, len(runs))
                 await self.tidy([run.id for run in runs])
                 for run in runs:
@@ -168,22 +177,28 @@ class Rescue:
         await asyncio.to_thread(duty.remove)
 
     async def reschedule(self, flow_run: FlowRun, why: str, *, crashed: bool) -> None:
-        """Let another worker go on with a run; or give it up when that was done too often."""
+        """Let another worker go on with a run; or give it up when that was done too often. ``why``
+        names the worker that had it."""
         now = await self._client.read_flow_run(flow_run.id)
-        if now.state is None or now.state.is_final() or now.state.is_scheduled():
+        if now.state is None or now.state.is_scheduled():
+            return
+        half_done = now.state.name == RESCUING
+        if now.state.is_final() and not half_done:
             return
         if now.state.is_cancelling():
             await self.cancelled(now)
             return
         tired = now.run_count >= MAX_TRIES
-        # Approval that somebody gave, or is asked for, is for the run that paused: leaving a final
-        # state makes the server forget it, so that the next one asks again.
-        if crashed or tired or now.state.is_paused():
-            said = f"{why}; given up after {now.run_count} tries" if tired else why
-            await self._client.set_flow_run_state(now.id, Crashed(message=said), force=True)
         if tired:
+            said = f"{why}; given up after {now.run_count} tries"
+            await self._client.set_flow_run_state(now.id, Crashed(message=said), force=True)
             await self.give_up(now, f"its flow run was begun {now.run_count} times, and {why}")
             return
+        # Approval that somebody gave, or is asked for, is for the run that paused: leaving a final
+        # state makes the server forget it, so that the next one asks again.
+        if (crashed or now.state.is_paused()) and not half_done:
+            over: State[Any] = Crashed(name=RESCUING, message=why)
+            await self._client.set_flow_run_state(now.id, over, force=True)
         await self._client.update_flow_run_labels(now.id, {RESCUED_LABEL: now.run_count})
         # With infrastructure, a scheduled run could not be cancelled at once.
         path = f"/flow_runs/{now.id}"
@@ -267,6 +282,14 @@ class Rescue:
         for task in tasks:
             if _older(task.state, before):
                 await self._client.set_task_run_state(task.id, gone, force=True)
+
+    async def _half_rescued(self) -> list[FlowRun]:
+        """Those that another rescuer was about to reschedule; a page of them is more than one
+        rescuer ever leaves, as it takes them one by one."""
+        name = FlowRunFilterStateName(any_=[RESCUING])
+        return await self._client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=name)), limit=PAGE
+        )
 
     async def _under_way(self) -> list[FlowRun]:
         found: list[FlowRun] = []

@@ -31,8 +31,9 @@ _HAND_OVERS = HandOver.__table__  # type: ignore[attr-defined]
 _STEPS = Step.__table__  # type: ignore[attr-defined]
 _WAITING = _HAND_OVERS.c.handed_at.is_(None)
 
-#: How long one attempt has before another dispatcher may try.
-ATTEMPT_S = 60.0
+#: How long one attempt has before another dispatcher may try. One whose engine takes longer to
+#: answer may be overtaken: both ask under the same key, and it is one run.
+ATTEMPT_S = 20.0
 
 #: An engine that is away is asked again after 1, 2, 4, … seconds, at most after this.
 MAX_PAUSE_S = 15.0

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from deployments.rescue import RESCUING
 from tests.deployments.crew import Crew
 from tests.engine import ENGINE
 from tests.launches.world import counted
@@ -37,27 +38,38 @@ def test_a_deployed_launch(the_crew: Crew) -> None:
 
 def test_a_worker_that_is_killed(the_crew: Crew) -> None:
     """Its run is marked as crashed and goes on with another worker, which repeats nothing; no task
-    run is left running."""
+    run is left running. So does a run whose rescuer has died half-way."""
     world = the_crew.world
     world.template({"one": counted("one"), "two": counted("two", HOLDS)})
     first = the_crew.hire()
     launch, run_id = the_crew.launch()
+    other, other_run = the_crew.launch()
     the_crew.started(launch, "two")
+    the_crew.started(other, "two")
+    owner = the_crew.run(other_run)["infrastructure_pid"]
     first.kill()
+    crashed = {"type": "CRASHED", "name": RESCUING, "message": f"its worker {owner} died"}
+    path = f"/flow_runs/{other_run}"
+    the_crew.api.post(f"{path}/set_state", {"state": crashed, "force": True})
+    the_crew.api.patch(path, {"infrastructure_pid": None})
     the_crew.hire()
     the_crew.until(lambda: the_crew.run(run_id)["run_count"] == 2, "it is begun again")
-    (world.machine(launch) / "var/go").touch()
+    for each in (launch, other):
+        (world.machine(each) / "var/go").touch()
     assert the_crew.ended(run_id)["state_name"] == "Operational"
+    assert the_crew.ended(other_run)["state_name"] == "Operational"
     names = [name for name, _ in the_crew.states(run_id)]
     assert names == [
         *("Scheduled", "Pending", "Running"),
-        *("Crashed", "AwaitingRetry", "Pending", "Running", "Operational"),
+        *(RESCUING, "AwaitingRetry", "Pending", "Running", "Operational"),
     ]
     the_crew.until(
         lambda: the_crew.task_states(run_id) == {"COMPLETED", "CRASHED"}, "all tasks are over"
     )
-    assert world.runs(launch) == ["one", "two"]
-    world.check_invariants(launch)
+    assert [name for name, _ in the_crew.states(other_run)].count(RESCUING) == 1
+    for each in (launch, other):
+        assert world.runs(each) == ["one", "two"]
+        world.check_invariants(each)
 
 
 def test_a_worker_that_is_stopped(the_crew: Crew) -> None:
