@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         default=None,
         description="YAML file with the clouds to launch in, besides the local one.",
     )
+    mirror_dir: Path | None = Field(
+        default=None,
+        description="Directory for the files of mirrored repositories; empty means 'mirror' in the "
+        "state directory.",
+    )
     mirror_url: str = Field(
         default="",
         description="Base URL of a Slipway mirror; empty means the distributions' own snapshots.",

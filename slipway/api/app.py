@@ -29,6 +29,7 @@ from slipway.api.background import Background
 from slipway.api.feed import Feed
 from slipway.api.metrics import Metrics
 from slipway.api.middleware import Bounded, Measured
+from slipway.api.mirror_site import PREFIX, MirrorSite
 from slipway.api.state import ApiState
 from slipway.api.words import known_query
 from slipway.launches.engine import FlowStarter
@@ -96,6 +97,7 @@ def create_app(
         app.include_router(router, dependencies=[Depends(known_query)])
     for router in (agent_routes.router, *routers):
         app.include_router(router)
+    app.mount(PREFIX, MirrorSite(services.mirror.site()))
     openapi.install(app)
     pages.install(app)
     return app

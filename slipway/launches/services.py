@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -25,6 +26,9 @@ from slipway.remote.base import Connector, Endpoint, Remote
 from slipway.servertemplates import ResolvedTemplate, TemplateStore
 from slipway.settings import Settings
 from slipway.vault import Vault
+
+if TYPE_CHECKING:
+    from slipway.mirrors.sync import Mirror
 
 _INSTALLATIONS = Installation.__table__  # type: ignore[attr-defined]
 
@@ -55,6 +59,15 @@ class Services:
     def instructions(self) -> Instructions:
         """What waits for them."""
         return Instructions(self.database, self.vault, self.clock)
+
+    @functools.cached_property
+    def mirror(self) -> Mirror:
+        """The repositories that are kept by day."""
+        from slipway.mirrors.store import Store
+        from slipway.mirrors.sync import Mirror
+
+        directory = self.settings.mirror_dir or self.settings.state_dir / "mirror"
+        return Mirror(Store(directory), self.database, self.clock)
 
     def template(self, name: str, content_hash: str) -> ResolvedTemplate:
         """A committed version; versions never change, so each is read once per process."""

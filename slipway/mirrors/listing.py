@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import struct
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,6 +56,8 @@ class Listing:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDONLY)
+        # Whoever keeps listings at hand forgets them while others still look into them.
+        self._close = weakref.finalize(self, os.close, self._descriptor)
         try:
             self._blocks = self._directory()
         except BaseException:
@@ -70,7 +73,7 @@ class Listing:
 
     def close(self) -> None:
         """Give the file back."""
-        os.close(self._descriptor)
+        self._close()
 
     def find(self, path: str) -> Entry | None:
         """What is at a path."""

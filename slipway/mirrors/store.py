@@ -38,8 +38,6 @@ class Store:
         #: Directories that got a new name which may not be on disk yet.
         self._unsettled: set[Path] = set()
         self._lock = threading.Lock()
-        for directory in (self._blobs, self._incoming, self._quarantine):
-            directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
         """Where a blob is, or would be."""
@@ -76,6 +74,7 @@ class Store:
     def receiving(self, sha256: str, size: int) -> Iterator[Incoming]:
         """Receive a blob, alone: whoever else wants the same one waits, and then finds it here.
         What an earlier attempt has received is there to be gone on with."""
+        self._mkdir(self._incoming)
         waiting = self._incoming / sha256
         with _locked(waiting) as file:
             incoming = Incoming(self, file, waiting, sha256, size)
@@ -113,6 +112,7 @@ class Store:
 
     def free_bytes(self) -> int:
         """How much room there is."""
+        self._mkdir(self.root)
         found = os.statvfs(self.root)
         return found.f_bavail * found.f_frsize
 
@@ -134,6 +134,7 @@ class Store:
 
     def set_aside(self, received: Path) -> None:
         """Keep a bad body to be looked at, in place of the last one. For `Incoming`."""
+        self._mkdir(self._quarantine)
         received.replace(self._quarantine / received.name)
 
     def _mkdir(self, directory: Path) -> None:

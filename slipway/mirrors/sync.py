@@ -23,6 +23,7 @@ from slipway.mirrors.fetch import STALL_S, Upstream
 from slipway.mirrors.progress import Progress
 from slipway.mirrors.repository import AptRepository
 from slipway.mirrors.signatures import Keyring
+from slipway.mirrors.site import Site
 from slipway.mirrors.store import Store
 
 #: How long a repository stays with a process that went silent.
@@ -68,6 +69,10 @@ class Mirror:
         self._connections = connections
         self._reserve_bytes = reserve_bytes
         self._stall_s = stall_s
+
+    def site(self) -> Site:
+        """All of them, for those who ask for files."""
+        return Site(self.store, self.days, self._clock)
 
     def sync(
         self, repository: AptRepository, *, actor: str, progress: Progress | None = None

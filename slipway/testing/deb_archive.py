@@ -106,6 +106,8 @@ class DebArchive:
         self._valid_for = valid_for
         self._by_hash = by_hash
         self._payload_bytes = payload_bytes
+        #: Where the index says that a package is, when that is not its path.
+        self.moved: dict[str, str] = {}
         self.packages = {
             package.name: package for package in (self._invent(n) for n in range(packages))
         }
@@ -151,6 +153,9 @@ class DebArchive:
         directory = self.root / "dists" / suite
         listed: dict[str, bytes] = dict(self._indexes())
         for path, data in listed.items():
+            # An archive lists what its indexes decompress to, and does not have it.
+            if path.endswith(("/Packages", "/Translation-en")):
+                continue
             _write(directory / path, data)
             if self._by_hash:
                 for algorithm in ("sha256", "sha512"):
@@ -185,15 +190,22 @@ class DebArchive:
     def _indexes(self) -> Iterator[tuple[str, bytes]]:
         for component in self.components:
             stanzas = [
-                package.stanza
+                self._stanza(package)
                 for _, package in sorted(self.packages.items())
                 if package.component == component
             ]
             text = "\n".join(stanzas).encode()
             base = f"{component}/binary-amd64/Packages"
+            yield base, text
             yield f"{base}.xz", lzma.compress(text, preset=0)
             yield f"{base}.gz", gzip.compress(text, compresslevel=1, mtime=0)
-            yield f"{component}/i18n/Translation-en.xz", lzma.compress(component.encode(), preset=0)
+            translations = f"{component}/i18n/Translation-en"
+            yield translations, b""
+            yield f"{translations}.xz", lzma.compress(b"", preset=0)
+
+    def _stanza(self, package: Package) -> str:
+        place = self.moved.get(package.name, package.path)
+        return package.stanza.replace(f"Filename: {package.path}\n", f"Filename: {place}\n")
 
     def _release(self, suite: str, listed: dict[str, bytes], date: datetime) -> str:
         lines = [

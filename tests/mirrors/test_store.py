@@ -64,6 +64,7 @@ def test_what_was_cut_short_is_gone_on_with(store: Store) -> None:
 
 def test_more_than_there_can_be_is_forgotten(store: Store) -> None:
     """A leftover that is longer than the blob is not gone on with."""
+    (store.root / "incoming").mkdir(parents=True)
     (store.root / "incoming" / NAME).write_bytes(DATA + b"more")
     with store.receiving(NAME, len(DATA)) as incoming:
         assert incoming.have == 0

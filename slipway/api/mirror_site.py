@@ -1,0 +1,222 @@
+"""Mirrored repositories over HTTP, for apt and for people: plain ASGI, because thousands of small
+answers are what it is about.
+
+Whole files are handed to the server by name where it can send files itself (granian's
+``http.response.pathsend``), and read in large pieces otherwise.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import mimetypes
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import anyio.to_thread
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from slipway.api import mirror_pages
+from slipway.errors import NotFound, SlipwayError
+from slipway.mirrors.site import Found, Site, when_of
+
+PREFIX = "/snapshots"
+
+#: Says which state a date or ``latest`` stands for.
+RESOLVED_HEADER = "Slipway-Snapshot"
+_PIECE = 1 << 20
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_YEAR_S = 365 * 24 * 3600
+
+
+class MirrorSite:
+    """The application; to be mounted at `PREFIX`, or served alone."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            raise ValueError(f"{scope['type']} is not served here")
+        answer = _Answer(scope, send)
+        if scope["method"] not in ("GET", "HEAD"):
+            await answer.text(405, "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
+            return
+        path = scope["path"].removeprefix(PREFIX).lstrip("/")
+        try:
+            found = await anyio.to_thread.run_sync(self._look, path)
+        except NotFound as error:
+            await answer.text(404, str(error))
+            return
+        except SlipwayError as error:
+            await answer.text(500, str(error))
+            return
+        if isinstance(found, Found):
+            await answer.file(found)
+        elif isinstance(found, _Elsewhere):
+            await answer.text(301, "a directory's address ends in /", {"Location": found.location})
+        else:
+            await answer.html(found)
+
+    def _look(self, path: str) -> Found | _Elsewhere | _Page:
+        when, _, rest = path.partition("/")
+        repository, slash, below = rest.partition("/")
+        if not repository:
+            return _Page(mirror_pages.overview(self._site, when))
+        found = self._site.look(when, repository, below)
+        if isinstance(found, Found):
+            return found
+        if not slash or (below and not below.endswith("/")):
+            # Relative links need the slash; a name without one would lead a level too high.
+            return _Elsewhere(f"{path.rpartition('/')[2]}/")
+        return _Page(mirror_pages.folder(self._site, when, found), when_of(found.taken_at))
+
+
+class _Elsewhere:
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+
+class _Page:
+    def __init__(self, text: str, resolved: str = "") -> None:
+        self.text = text
+        self.resolved = resolved
+
+
+class _Answer:
+    """One answer."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._headers = Headers(scope=scope)
+        self._bare = scope["method"] == "HEAD"
+
+    async def text(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        """A sentence."""
+        given = {"Content-Type": "text/plain; charset=utf-8", **(headers or {})}
+        await self._whole(status, given, f"{text}\n".encode())
+
+    async def html(self, page: _Page) -> None:
+        """A page for people."""
+        headers = {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": mirror_pages.POLICY,
+            "Cache-Control": "no-cache",
+        }
+        if page.resolved:
+            headers[RESOLVED_HEADER] = page.resolved
+        await self._whole(200, headers, page.text.encode())
+
+    async def file(self, found: Found) -> None:
+        """A file, or the part of it that was asked for, or that it is still the same."""
+        headers = _describe(found, self._scope["path"])
+        if self._has_it(headers):
+            await self._whole(304, headers, b"")
+            return
+        part = self._part(found.size, headers)
+        if part is None:
+            await self._file(200, headers, found.blob, 0, found.size)
+        elif part.start >= found.size:
+            headers["Content-Range"] = f"bytes */{found.size}"
+            await self._whole(416, headers, b"")
+        else:
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{found.size}"
+            await self._file(206, headers, found.blob, part.start, part.stop - part.start)
+
+    def _has_it(self, headers: Mapping[str, str]) -> bool:
+        tags = self._headers.get("if-none-match")
+        if tags is not None:
+            known = [tag.strip().removeprefix("W/") for tag in tags.split(",")]
+            return headers["ETag"] in known or "*" in known
+        # The very time we gave: "not newer than yours" would be wrong where `latest` is asked for
+        # and somebody's clock is off.
+        return self._headers.get("if-modified-since") == headers["Last-Modified"]
+
+    def _part(self, size: int, headers: Mapping[str, str]) -> range | None:
+        """The part that was asked for; None for all of it. Of several, all of it is sent."""
+        wanted = _RANGE.match(self._headers.get("range", ""))
+        condition = self._headers.get("if-range")
+        if wanted is None or wanted[1] == wanted[2] == "":
+            return None
+        if condition is not None and condition not in (headers["ETag"], headers["Last-Modified"]):
+            return None
+        if not wanted[1]:
+            return range(max(size - int(wanted[2]), 0), size)
+        start = int(wanted[1])
+        stop = min(int(wanted[2]) + 1, size) if wanted[2] else size
+        return None if stop <= start < size else range(start, stop)
+
+    async def _file(
+        self, status: int, headers: dict[str, str], blob: Path, start: int, length: int
+    ) -> None:
+        headers["Content-Length"] = str(length)
+        await self._start(status, headers)
+        if self._bare:
+            await self._send({"type": "http.response.body"})
+        elif status == 200 and "http.response.pathsend" in self._scope.get("extensions", {}):
+            await self._send({"type": "http.response.pathsend", "path": str(blob)})
+        else:
+            await self._pieces(blob, start, length)
+
+    async def _pieces(self, blob: Path, start: int, length: int) -> None:
+        with blob.open("rb", buffering=0) as file:
+            file.seek(start)
+            while length:
+                data = await _read(file, min(length, _PIECE))
+                if not data:
+                    raise OSError(f"{blob} ended too early")
+                length -= len(data)
+                await self._body(data, more=True)
+        await self._body(b"", more=False)
+
+    async def _whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        length = {} if status == 304 else {"Content-Length": str(len(body))}
+        await self._start(status, {**headers, **length})
+        await self._body(b"" if self._bare else body, more=False)
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        pairs = [(name.lower().encode(), text.encode()) for name, text in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+
+    async def _body(self, data: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _read(file: BinaryIO, size: int) -> bytes:
+    # What is small is read in less time than it takes to hand it to a thread.
+    if size <= _PIECE // 8:
+        return file.read(size)
+    return await anyio.to_thread.run_sync(file.read, size)
+
+
+def _describe(found: Found, path: str) -> dict[str, str]:
+    headers = {
+        "Content-Type": mimetypes.guess_type(path)[0] or "application/octet-stream",
+        "ETag": f'"{found.sha256}"',
+        "Last-Modified": _http_date(found.modified),
+        "Accept-Ranges": "bytes",
+        "Cache-Control": f"max-age={_YEAR_S}, immutable" if found.lasting else "no-cache",
+    }
+    if found.taken_at is not None:
+        headers[RESOLVED_HEADER] = when_of(found.taken_at)
+    return headers
+
+
+def _http_date(moment: datetime) -> str:
+    return email.utils.format_datetime(moment.astimezone(UTC), usegmt=True)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    message: Any = await receive()
+    while message["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
+        message = await receive()
+    await send({"type": "lifespan.shutdown.complete"})
