@@ -7,12 +7,23 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
+
+DESKTOP: ViewportSize = {"width": 1280, "height": 860}
+PHONE: ViewportSize = {"width": 360, "height": 760}
 
 #: Nothing but the page: no first-run pages, updates or look-ups of its maker's hosts. No sandbox,
-#: as root has none and the pages are our own.
+#: as root has none and the pages are from this machine.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -22,6 +33,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Nor what a page itself would load from elsewhere.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
 #: Pages that watch something ask for news every few seconds.
@@ -51,6 +64,43 @@ def chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def window(browser: Browser, *, ours: bool = True, **options: Any) -> Iterator[Page]:
+    """A page of a browser of its own. Whatever its console complains about fails the test, where
+    the pages are ours."""
+    context = browser.new_context(**{"viewport": DESKTOP, **options})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    def listen(message: ConsoleMessage) -> None:
+        # A form that comes back with its problems is what the test wanted.
+        if message.type in ("error", "warning") and "status of 422" not in message.text:
+            complaints.append(message.text)
+
+    page.on("console", listen)
+    try:
+        yield page
+        if ours:
+            assert complaints == []
+    finally:
+        context.close()
+
+
+def log_in(page: Page, url: str, token: str) -> None:
+    """Come into the dashboard by pasting a token."""
+    page.goto(f"{url}/")
+    page.get_by_label("API token").fill(token)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
+
+
+def check_width(page: Page) -> None:
+    """Nothing is wider than the window."""
+    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1], f"{page.url} is {widths[0]} wide"
 
 
 def picture(page: Page, name: str) -> None:

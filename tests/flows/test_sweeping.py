@@ -4,74 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from prefect import tags
-from prefect.client.schemas.objects import State
 
 import flows.approval
-from flows.sweep_orphans import SweepRequest, sweep_orphans
+from flows.sweep_orphans import SweepRequest
 from slipway import audit
-from slipway.clouds.base import (
-    TAG_EXPIRES,
-    TAG_INSTALLATION,
-    TAG_LAUNCH,
-    InstanceSpec,
-    InstanceState,
-)
-from slipway.clouds.local import DEFAULT_IMAGE
-from tasks.services import use_services
+from slipway.clouds.base import InstanceState
 from tests.engine import ENGINE, Api
-from tests.launches.world import DEADLINE_S, World, until
+from tests.flows.sweeps import left, state_of, sweep
+from tests.launches.world import World, until
 
 pytestmark = ENGINE
 
 
-@pytest.fixture
-def left(world: World) -> Iterator[str]:
-    """An instance whose launch nobody knows, and that has expired."""
-    expired = world.services.clock.now() - timedelta(hours=1)
-    tags = {
-        TAG_INSTALLATION: world.services.installation_id,
-        TAG_LAUNCH: "launch-lost",
-        TAG_EXPIRES: expired.isoformat(),
-    }
-    spec = InstanceSpec(
-        name="x", region="local", image_id=DEFAULT_IMAGE, instance_type="local.small",
-        ssh_public_key=world.services.ssh_public_key, login_user="admin", tags=tags,
-    )  # fmt: skip
-    made = world.cloud.create_instance(spec, token=uuid.uuid4().hex).id
-    yield made
-    world.cloud.terminate("local", made)
-
-
-def state_of(world: World, instance_id: str) -> InstanceState:
-    tags = {TAG_INSTALLATION: world.services.installation_id}
-    [found] = world.cloud.list_instances("local", tags=tags)
-    assert found.id == instance_id
-    return found.state
-
-
-def run(world: World, request: SweepRequest, answer: Any = None) -> State[Any]:
-    """Run the flow to its end; ``answer`` runs beside it."""
-
-    async def both() -> State[Any]:
-        flow = asyncio.ensure_future(sweep_orphans(request, return_state=True))
-        if answer is not None:
-            await answer(flow)
-        return await asyncio.wait_for(flow, DEADLINE_S)
-
-    with use_services(world.services):
-        return asyncio.run(both())
+__all__ = ["left"]
 
 
 def test_a_dry_run_shows_and_removes_nothing(world: World, api: Api, left: str) -> None:
     """Its table lists what a real run would remove."""
-    state = run(world, SweepRequest())
+    state = sweep(world, SweepRequest())
     assert (state.name, state.message) == ("WouldRemove", "1 leftover would be removed")
     flow_run = {"id": {"any_": [str(state.state_details.flow_run_id)]}}
     [table] = api.filter(
@@ -84,7 +38,7 @@ def test_a_dry_run_shows_and_removes_nothing(world: World, api: Api, left: str) 
 
 def test_nothing_left_behind(world: World, api: Api) -> None:
     """Is said, and asks nobody."""
-    assert run(world, SweepRequest(dry_run=False)).name == "Clean"
+    assert sweep(world, SweepRequest(dry_run=False)).name == "Clean"
 
 
 @pytest.mark.parametrize("decision", ["go ahead", "keep everything", None])
@@ -113,7 +67,7 @@ def test_somebody_is_asked(
         api.text(f"/flow_runs/{flow_run['id']}/resume", run_input=given)
 
     with tags(left):
-        state = run(world, SweepRequest(dry_run=False), answer)
+        state = sweep(world, SweepRequest(dry_run=False), answer)
     assert left in seen["description"]
     assert "1 leftover will be removed for good" in seen["description"]
     assert "keep everything" in seen["schema"]
@@ -134,7 +88,7 @@ def test_no_answer_is_a_no(
 ) -> None:
     """The run ends by itself and says so."""
     monkeypatch.setattr(flows.approval, "LOOK_S", 0.1)
-    state = run(world, SweepRequest(dry_run=False, within_h=1 / 3600))
+    state = sweep(world, SweepRequest(dry_run=False, within_h=1 / 3600))
     assert state.name == "NotApproved"
     assert state.message == "1 leftover kept: nobody answered in time"
     assert state_of(world, left) is not InstanceState.TERMINATED

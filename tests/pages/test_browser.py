@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, expect
 
-from slipway import tokens
-from slipway.api.app import create_app
 from slipway.database import Database
-from slipway.launches.requests import find_active
 from slipway.settings import Settings
-from tests.browser import chromium, picture
-from tests.launches.world import World
-from tests.pages.fleet import ROOT, make_fleet
-from tests.pages.serving import HereAndNow, serving
+from tests.browser import DESKTOP, PHONE, check_width, chromium, log_in, picture, window
+from tests.pages.fleet import make_fleet
+from tests.pages.serving import serving
 from tests.pages.yard import Yard
-
-DESKTOP = {"width": 1280, "height": 860}
-PHONE = {"width": 360, "height": 760}
 
 
 @pytest.fixture(scope="module")
@@ -31,128 +21,6 @@ def browser() -> Iterator[Browser]:
     """One Chromium for all tests here."""
     with chromium() as found:
         yield found
-
-
-@contextmanager
-def window(browser: Browser, **options: Any) -> Iterator[Page]:
-    """A page of a browser of its own. Whatever its console complains about fails the test."""
-    context = browser.new_context(**{"viewport": DESKTOP, **options})
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-
-    def listen(message: ConsoleMessage) -> None:
-        # A form that comes back with its problems is what the test wanted.
-        if message.type in ("error", "warning") and "status of 422" not in message.text:
-            complaints.append(message.text)
-
-    page.on("console", listen)
-    try:
-        yield page
-        assert complaints == []
-    finally:
-        context.close()
-
-
-def log_in(page: Page, url: str, token: str) -> None:
-    """Paste a token."""
-    page.goto(f"{url}/")
-    page.get_by_label("API token").fill(token)
-    page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
-
-
-def check_width(page: Page) -> None:
-    """Nothing is wider than the window."""
-    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
-    assert widths[0] <= widths[1], f"{page.url} is {widths[0]} wide"
-
-
-# --- With real servers ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def templates(world: World) -> World:
-    """The library's templates, on the local cloud."""
-    for name in ("hello-web", "base-linux", "images"):
-        target = world.templates_dir / name
-        shutil.copytree(ROOT / "templates" / name, target, dirs_exist_ok=True)
-    return world
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_from_the_login_to_the_end_of_a_server(browser: Browser, templates: World) -> None:
-    """Log in, launch hello-web through the form, watch it become operational without a reload,
-    look at its audit; then, on a phone, run a script and take it down."""
-    services = templates.services
-    engine = HereAndNow(services)
-    issued = tokens.create(
-        services.database,
-        services.clock,
-        "anna",
-        scopes=["launch", "write"],
-        expires_in=None,
-        actor="tests",
-    )
-    token = issued.value.get_secret_value()
-    with (
-        engine.running(),
-        serving(create_app(services, engine)) as url,
-        window(browser) as desk,
-        window(browser, viewport=PHONE, has_touch=True) as phone,
-    ):
-        log_in(desk, url, token)
-        desk.get_by_role("link", name="Launch a server").first.click()
-        # The choice alone asks for the inputs.
-        desk.get_by_label("ServerTemplate").select_option("hello-web")
-        desk.get_by_label("GREETING").fill("Hello from the dashboard")
-        desk.get_by_label("COLOR").select_option("teal")
-        desk.get_by_label("API_TOKEN").fill("never-to-be-seen")
-        expect(desk.get_by_label("Name")).to_have_value("hello-web-1")
-        desk.get_by_role("button", name="Launch", exact=True).click()
-        expect(desk.get_by_role("heading", level=1)).to_have_text("Launch of hello-web-1")
-        # A page that is loaded anew forgets this.
-        desk.evaluate("window.sameAsBefore = true")
-        expect(desk.locator("#live")).to_have_text("Live")
-        state = desk.locator("#state .badge")
-        expect(state).to_have_text("operational")
-        expect(desk).to_have_title("hello-web-1: operational · Slipway")
-        expect(desk.locator("#timeline")).to_contain_text("Check the health")
-        expect(desk.locator("#output")).to_contain_text("answers HTTP 200")
-        expect(desk.locator("#facts")).to_contain_text("Hello from the dashboard")
-        assert desk.evaluate("window.sameAsBefore")
-        launch = find_active(services, "hello-web-1")
-        assert launch is not None
-        assert launch.requested_by == "token/anna (dashboard)"
-
-        desk.locator("#actions").get_by_role("link", name="Audit").click()
-        desk.get_by_role("button", name="Verify the chain").click()
-        expect(desk.get_by_role("status")).to_contain_text("The chain holds")
-        assert "never-to-be-seen" not in desk.content()
-
-        log_in(phone, url, token)
-        check_width(phone)
-        phone.goto(f"{url}/servers/hello-web-1")
-        check_width(phone)
-        phone.get_by_role("link", name="Run … set-greeting").click()
-        phone.get_by_label("GREETING").fill("Good evening")
-        check_width(phone)
-        phone.get_by_role("button", name="Run set-greeting").click()
-        expect(phone.locator("#timeline")).to_contain_text("set-greeting")
-        check_width(phone)
-        expect(phone.locator("#timeline table").nth(1).locator("tbody tr")).to_have_class("ok")
-        phone.get_by_role("link", name="Decommission …").click()
-        check_width(phone)
-        phone.get_by_role("button", name="Decommission hello-web-1").click()
-        phone.evaluate("window.sameAsBefore = true")
-        expect(phone.locator("#state .badge")).to_have_text("terminated")
-        assert phone.evaluate("window.sameAsBefore")
-        assert find_active(services, "hello-web-1") is None
-    templates.verify(launch)
-
-
-# --- With a made-up fleet -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -240,13 +108,13 @@ def test_everything_can_be_read_everywhere(browser: Browser, fleet: tuple[Yard, 
     with window(browser, reduced_motion="reduce", has_touch=True) as page:
         log_in(page, url, token)
         for name, address in addresses(yard).items():
-            page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+            page.set_viewport_size(DESKTOP)
             page.goto(url + address)
             check_width(page)
             for scheme in ("dark", "light"):
                 page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
                 assert page.evaluate(CONTRAST) == [], f"{name}, {scheme}"
-            page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+            page.set_viewport_size(PHONE)
             check_width(page)
             assert page.evaluate(SMALL) == [], name
 
@@ -315,7 +183,7 @@ def test_pictures(browser: Browser, fleet: tuple[Yard, str, str]) -> None:
             ("audit", "record", DESKTOP, "light"),
             ("phone", "stranded", PHONE, "light"),
         ):
-            page.set_viewport_size(size)  # type: ignore[arg-type]
+            page.set_viewport_size(size)
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             page.goto(url + addresses(yard)[kind])
             if page.locator("#live").count():
