@@ -1,6 +1,7 @@
 """``make bench``: every benchmark, one after the other."""
 
-from bench.launches import main
+from bench import launches, waiting
 
 if __name__ == "__main__":
-    main()
+    launches.main()
+    waiting.main()

@@ -15,61 +15,22 @@ from __future__ import annotations
 import base64
 import http.client
 import re
-import socket
-import struct
 import threading
-import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 from xml.etree import ElementTree as ET
-from xml.sax.saxutils import escape
 
-from slipway.clock import Clock, SystemClock
-from slipway.clouds.ec2 import family
+from slipway.clock import Clock
+from slipway.testing.query_api import Answer, Asked, Bucket, QueryServer, Request, error_answer
+
+__all__ = ["Asked", "Bucket", "Machines", "Weather"]
 
 _NAMESPACE = re.compile(rb'xmlns="([^"]+)"')
-_CREDENTIAL = re.compile(r"Credential=([^/]+)/[^/]+/([^/]+)/")
 #: Signed anew at every try, so no part of what was asked.
 _NOT_ASKED = ("Action", "Version")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """One request that came in."""
-
-    action: str
-    #: Whose key it was signed with.
-    access_key: str
-    region: str
-    parameters: Mapping[str, str]
-
-
-@dataclass(kw_only=True)
-class Bucket:
-    """A token bucket: ``size`` calls at once, then ``per_s`` a second."""
-
-    size: float
-    per_s: float
-    _left: float = field(init=False)
-    _at: float | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        self._left = self.size
-
-    def take(self, now_s: float) -> bool:
-        """Whether one more call may pass."""
-        if self._at is not None:
-            self._left = min(self.size, self._left + (now_s - self._at) * self.per_s)
-        self._at = now_s
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class Machines(Protocol):
@@ -88,13 +49,6 @@ class Machines(Protocol):
         """Stop, start, reboot or terminate it: EC2's name of the action."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    status: int
-    body: bytes
-    headers: Sequence[tuple[str, str]] = (("Content-Type", "text/xml"),)
-
-
 @dataclass(kw_only=True)
 class _Fault:
     action: str
@@ -106,7 +60,7 @@ class _Fault:
     delay_s: float = 0.0
 
 
-class Weather:
+class Weather(QueryServer):
     """The proxy. Use it as a context manager."""
 
     #: The tag that tells the SSH port of a machine behind an instance.
@@ -124,51 +78,20 @@ class Weather:
         machines: Machines | None = None,
     ) -> None:
         self._upstream = urlsplit(upstream).netloc
-        self._clock = clock or SystemClock()
+        super().__init__(clock=clock, buckets=buckets)
         self.pending_s = pending_s
         #: How long a new instance is unknown to every other call.
         self.unlisted_s = unlisted_s
-        self.buckets = dict(buckets or {})
         self._instance_types = frozenset(instance_types)
         self._machines = machines
-        self._lock = threading.Lock()
         self._token_locks: defaultdict[tuple[str, str], threading.Lock] = defaultdict(
             threading.Lock
         )
-        self._tokens: dict[tuple[str, str], tuple[Mapping[str, str], _Answer]] = {}
+        self._tokens: dict[tuple[str, str], tuple[Mapping[str, str], Answer]] = {}
         self._image_lock = threading.Lock()
         self._made_at: dict[str, float] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._faults: list[_Fault] = []
-        #: Everything it was asked, in order, failed calls included.
-        self.asked: list[Asked] = []
-        weather = self
-
-        class Handler(_Handler):
-            proxy = weather
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> Weather:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Where clients find it."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     # -- bad weather to order ----------------------------------------------------------------------
 
@@ -189,11 +112,6 @@ class Weather:
         """Answer the next calls late, by the proxy's clock."""
         self._order(_Fault(action=action, left=times, delay_s=delay_s))
 
-    def count(self, action: str) -> int:
-        """How often an action was asked for."""
-        with self._lock:
-            return sum(each.action == action for each in self.asked)
-
     def _order(self, fault: _Fault) -> None:
         with self._lock:
             self._faults.append(fault)
@@ -208,37 +126,21 @@ class Weather:
 
     # -- one request -------------------------------------------------------------------------------
 
-    def handle(self, path: str, headers: Mapping[str, str], body: bytes) -> _Answer | None:
-        """The answer to a request; None: reset the connection."""
-        found = _CREDENTIAL.search(headers.get("Authorization", ""))
-        access_key, region = found.groups() if found else ("", "")
-        target = headers.get("X-Amz-Target", "")
-        parameters = {} if target else dict(parse_qsl(body.decode(), keep_blank_values=True))
-        asked = Asked(
-            action=target.partition(".")[2] or parameters.get("Action", ""),
-            access_key=access_key,
-            region=region,
-            parameters=parameters,
-        )
-        with self._lock:
-            self.asked.append(asked)
-            bucket = self.buckets.get(family(asked.action))
-            throttled = bucket is not None and not bucket.take(self._clock.monotonic())
-        if throttled:
-            return _error("RequestLimitExceeded", "Request limit exceeded.", status=503)
+    def answer(self, request: Request) -> Answer | None:
+        """See `QueryServer`."""
+        asked = request.asked
         fault = self._take_fault(asked.action)
         if fault is not None:
             if fault.delay_s:
                 self._clock.sleep(fault.delay_s)
             elif fault.code:
-                return _error(fault.code, "ordered by a test", status=fault.status)
+                return error_answer(fault.code, "ordered by a test", status=fault.status)
             elif not fault.after:
                 return None
-        request = _Request(path=path, headers=headers, body=body, asked=asked)
         answer = self._serve(request)
         return None if fault is not None and fault.after else answer
 
-    def _serve(self, request: _Request) -> _Answer:
+    def _serve(self, request: Request) -> Answer:
         asked = request.asked
         if asked.action == "RunInstances":
             return self._run(request)
@@ -248,7 +150,7 @@ class Weather:
         for instance_id in ids:
             if self._age_s(instance_id) < self.unlisted_s:
                 what = f"The instance ID '{instance_id}' does not exist"
-                return _error("InvalidInstanceID.NotFound", what)
+                return error_answer("InvalidInstanceID.NotFound", what)
         answer = self._forward(request)
         if answer.status == http.HTTPStatus.OK:
             if asked.action == "ImportKeyPair":
@@ -260,11 +162,13 @@ class Weather:
                 return self._with_machine(request, ids, answer)
         return answer
 
-    def _run(self, request: _Request) -> _Answer:
+    def _run(self, request: Request) -> Answer:
         asked = request.asked
         kind = asked.parameters.get("InstanceType", "")
         if self._instance_types and kind not in self._instance_types:
-            return _error("InvalidParameterValue", f"Invalid value '{kind}' for InstanceType.")
+            return error_answer(
+                "InvalidParameterValue", f"Invalid value '{kind}' for InstanceType."
+            )
         token = asked.parameters.get("ClientToken")
         if token is None:
             return self._changed(self._run_anew(request))
@@ -277,14 +181,14 @@ class Weather:
                 before, answer = self._tokens[key]
                 if before != said:
                     what = "Arguments on this idempotent request are inconsistent with before."
-                    return _error("IdempotentParameterMismatch", what)
+                    return error_answer("IdempotentParameterMismatch", what)
                 return self._changed(answer)
             answer = self._run_anew(request)
             if answer.status == http.HTTPStatus.OK:
                 self._tokens[key] = (said, answer)
         return self._changed(answer)
 
-    def _run_anew(self, request: _Request) -> _Answer:
+    def _run_anew(self, request: Request) -> Answer:
         answer = self._forward(request)
         if answer.status != http.HTTPStatus.OK:
             return answer
@@ -302,7 +206,7 @@ class Weather:
                 )
         return answer
 
-    def _create_image(self, request: _Request) -> _Answer:
+    def _create_image(self, request: Request) -> Answer:
         name = request.asked.parameters["Name"]
         question = {
             "Action": "DescribeImages",
@@ -314,7 +218,9 @@ class Weather:
         with self._image_lock:
             known = self._forward(request, body=urlencode(question).encode())
             if b"<imageId>" in known.body:
-                return _error("InvalidAMIName.Duplicate", f"AMI name {name} is already in use.")
+                return error_answer(
+                    "InvalidAMIName.Duplicate", f"AMI name {name} is already in use."
+                )
             # moto raises for a second kind: the snapshot stays without tags.
             first = {
                 k: v
@@ -323,7 +229,7 @@ class Weather:
             }
             return self._forward(request, body=urlencode(first).encode())
 
-    def _with_machine(self, request: _Request, ids: Sequence[str], answer: _Answer) -> _Answer:
+    def _with_machine(self, request: Request, ids: Sequence[str], answer: Answer) -> Answer:
         assert self._machines is not None
         if request.asked.action != "GetConsoleOutput":
             for instance_id in ids:
@@ -331,13 +237,13 @@ class Weather:
             return answer
         text = base64.b64encode(self._machines.console(ids[0]).encode())
         body = re.sub(rb"<output>[^<]*</output>", b"<output>" + text + b"</output>", answer.body)
-        return _Answer(status=answer.status, body=body)
+        return Answer(status=answer.status, body=body)
 
     def _age_s(self, instance_id: str) -> float:
         made_at = self._made_at.get(instance_id)
         return float("inf") if made_at is None else self._clock.monotonic() - made_at
 
-    def _changed(self, answer: _Answer) -> _Answer:
+    def _changed(self, answer: Answer) -> Answer:
         """The instances of an answer as EC2 would show them now."""
         if answer.status != http.HTTPStatus.OK:
             return answer
@@ -355,7 +261,7 @@ class Weather:
                     continue
                 self._show(item, instance_id, ns, pending=age_s < self.pending_s)
         ET.register_namespace("", uri)
-        return _Answer(status=answer.status, body=ET.tostring(root, encoding="utf-8"))
+        return Answer(status=answer.status, body=ET.tostring(root, encoding="utf-8"))
 
     def _show(
         self, item: ET.Element, instance_id: str, ns: dict[str, str], *, pending: bool
@@ -384,7 +290,7 @@ class Weather:
             ET.SubElement(tag, uri + "key").text = self.SSH_PORT_TAG
             ET.SubElement(tag, uri + "value").text = str(where[1])
 
-    def _forward(self, request: _Request, *, body: bytes | None = None) -> _Answer:
+    def _forward(self, request: Request, *, body: bytes | None = None) -> Answer:
         body = request.body if body is None else body
         skip = ("host", "content-length", "connection", "accept-encoding")
         headers = {k: v for k, v in request.headers.items() if k.lower() not in skip}
@@ -395,46 +301,6 @@ class Weather:
             kept = [
                 (k, v) for k, v in response.getheaders() if k.lower().startswith(("content-type",))
             ]
-            return _Answer(status=response.status, body=response.read(), headers=kept)
+            return Answer(status=response.status, body=response.read(), headers=kept)
         finally:
             connection.close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-    asked: Asked
-
-
-def _error(code: str, message: str, *, status: int = 400) -> _Answer:
-    body = (
-        f"<Response><Errors><Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
-        f"</Errors><RequestID>{uuid.uuid4()}</RequestID></Response>"
-    )
-    return _Answer(status=status, body=body.encode())
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    proxy: Weather
-
-    def do_POST(self) -> None:
-        """Every call of EC2 and SSM is a POST."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answer = self.proxy.handle(self.path, dict(self.headers.items()), body)
-        if answer is None:
-            # Closing with nothing left to linger for sends a reset.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-            return
-        self.send_response(answer.status)
-        for name, value in answer.headers:
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    def log_message(self, *_: object) -> None:
-        """What was asked is in `Weather.asked`."""
