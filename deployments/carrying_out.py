@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
+from prefect._flow_run_suspension import (
+    FlowRunSuspensionRequest,
+    register_flow_run_suspension_request,
+)
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import PrefectSignal
 from prefect.flow_engine import AsyncFlowRunEngine
@@ -34,6 +39,17 @@ class RunEngine(AsyncFlowRunEngine[..., Any]):
 
     #: The final state the run came to by itself, whether or not the server took it.
     concluded: State[Any] | None = None
+
+    @contextmanager
+    def setup_flow_run_suspension_request(self) -> Iterator[FlowRunSuspensionRequest]:
+        """Let the run be suspended from outside. Prefect's own starts a thread with a connection
+        for each run, to hear of it, and blocks the loop until they stand: while the server is away
+        that is long. Our worker asks for all its runs at once, and marks the request."""
+        assert self.flow_run is not None, "it is read before it is begun"
+        request = self._get_flow_run_suspension_request()
+        with register_flow_run_suspension_request(self.flow_run.id, request):
+            request.raise_if_requested()
+            yield request
 
     async def set_state(self, state: State[Any], force: bool = False) -> State[Any]:
         """Report a state."""

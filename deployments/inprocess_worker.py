@@ -19,6 +19,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio.abc
+from prefect._flow_run_suspension import (
+    is_suspended_flow_run_state,
+    mark_flow_run_suspension_requested,
+)
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterEndTime,
@@ -125,6 +129,8 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
         #: that is looked at twice.
         self._cancelled_until = datetime.now(UTC) - CANCELLED_BEFORE
         self._seen_cancelled: dict[UUID, datetime] = {}
+        #: Runs that we had taken and know no more about, because Prefect refused to say.
+        self._lost: set[UUID] = set()
         self._draining = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -279,6 +285,7 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
             self._duty = await asyncio.to_thread(workers.sign_on, services.database, services.clock)
 
     async def _look_for_the_dead(self) -> None:
+        await self._look_for_the_lost()
         await self._rescue.look()
         await self._launch_rescue.look()
 
@@ -352,6 +359,20 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
             await self._conclude(run)
         except Exception:  # noqa: BLE001  (one run's mishap)
             _log.exception("%s: lost sight of it", flow_run.name)
+            self._lost.add(flow_run.id)
+
+    async def _look_for_the_lost(self) -> None:
+        """What we have taken would be ours for as long as we live, and nobody would run it."""
+        from deployments.rescue import owner_of
+
+        ours = self._duty.worker_id
+        for run_id in list(self._lost):
+            with contextlib.suppress(ObjectNotFound):
+                flow_run = await self.client.read_flow_run(run_id)
+                if owner_of(flow_run) == ours and run_id not in self._runs:
+                    why = f"its worker {ours} lost sight of it"
+                    await self._rescue.reschedule(flow_run, why, crashed=True)
+            self._lost.discard(run_id)
 
     async def _claim(self, run: Run) -> bool:
         """Whether the run is ours. The claim names us, so that whoever looks after us finds it."""
@@ -360,7 +381,11 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
         try:
             state = await propose_state(self.client, pending, flow_run_id=run.flow_run.id)
         except Abort:
-            return False
+            # It is another's by now, or ours already: the answer to our first try was lost.
+            found = await self.client.read_flow_run(run.flow_run.id)
+            if found.state is None:
+                return False
+            state = found.state
         return state.is_pending() and state.message == claim
 
     async def _flow_of(self, run: Run) -> Flow[..., Any] | None:
@@ -403,14 +428,23 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
     # -- cancelling --------------------------------------------------------------------------------
 
     async def _cancel(self) -> None:
-        """Stop what somebody wants to end. Asking misses nothing, whoever was away meanwhile; the
-        events that tell of it might be missed."""
-        for flow_run in await self._ours(_in_state(StateType.CANCELLING)):
-            if (run := self._runs.get(flow_run.id)) is not None:
-                run.stop(self._flows, Fate.CANCELLED)
-            else:
-                await self._rescue.cancel_unattended(flow_run, self._duty.worker_id)
+        """Stop what somebody wants to end or to suspend. Asking misses nothing, whoever was away
+        meanwhile; the events that tell of it might be missed."""
+        for flow_run in await self._ours(_in_state(StateType.CANCELLING, StateType.PAUSED)):
+            state = flow_run.state
+            if state is not None and is_suspended_flow_run_state(state):
+                # One that is not here has nothing to stop.
+                if mark_flow_run_suspension_requested(flow_run.id, state):
+                    _log.info("%s is to stop before its next task", flow_run.id)
+            elif state is not None and state.is_cancelling():
+                await self._stop(flow_run)
         await self._see_cancelled()
+
+    async def _stop(self, flow_run: FlowRun) -> None:
+        if (run := self._runs.get(flow_run.id)) is not None:
+            run.stop(self._flows, Fate.CANCELLED)
+        else:
+            await self._rescue.cancel_unattended(flow_run, self._duty.worker_id)
 
     async def _see_cancelled(self) -> None:
         """A run that nobody has at the moment is cancelled on the spot, and its flow is not asked;
@@ -460,8 +494,8 @@ class Once:
             function()
 
 
-def _in_state(kind: StateType) -> FlowRunFilter:
-    return FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[kind])))
+def _in_state(*kinds: StateType) -> FlowRunFilter:
+    return FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(kinds))))
 
 
 async def _every(interval_s: float, work: Callable[[], Awaitable[object]]) -> None:

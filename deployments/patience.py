@@ -22,9 +22,10 @@ LONGEST_PAUSE_S = 5.0
 #: Who answers so is a proxy or a server that is starting.
 _AWAY = frozenset({502, 503, 504})
 
-#: Who answers so may have met a busy database; but if it does so for this long it means it.
+#: Who answers so may have met a busy database, or a Redis that is away: that may take a while. But
+#: if it does so for this long it means it.
 _BROKEN = 500
-BROKEN_FOR_S = 60.0
+BROKEN_FOR_S = 600.0
 
 
 class PatientTransport(httpx.AsyncBaseTransport):

@@ -76,8 +76,8 @@ def create_instance(work: Work, run: StepRun) -> None:
             if calls_us(launch):
                 expect_agent(services, connection, launch)
 
-        _, token = creation(services, launch, run.result)
-        run.save({"token": token}, also=intend)
+        # Not the whole of `creation`: what user data says of an agent is recorded with the intent.
+        run.save({"token": _token(services, launch, run.result)}, also=intend)
     else:
         if calls_us(launch):
             services.identities.extend(launch.id, launch.generation)
@@ -96,11 +96,13 @@ def creation(
     services: Services, launch: Launch, found: Mapping[str, Any]
 ) -> tuple[InstanceSpec, str]:
     """What to ask for and its token, going by what the step has ``found`` out so far."""
+    spec = replace(instance_spec(services, launch), on_demand=bool(found.get("on_demand")))
+    return spec, _token(services, launch, found)
+
+
+def _token(services: Services, launch: Launch, found: Mapping[str, Any]) -> str:
     on_demand = bool(found.get("on_demand"))
-    token = client_token(
-        services.installation_id, launch.id, launch.generation, on_demand=on_demand
-    )
-    return replace(instance_spec(services, launch), on_demand=on_demand), token
+    return client_token(services.installation_id, launch.id, launch.generation, on_demand=on_demand)
 
 
 def _create(services: Services, launch: Launch, run: StepRun) -> Instance:

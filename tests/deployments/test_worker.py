@@ -5,13 +5,19 @@ from __future__ import annotations
 import signal
 
 import pytest
+from prefect.states import Suspended
 
 from deployments.rescue import RESCUING
+from slipway.lifecycle import subject_of
+from slipway.steps import is_driven
 from tests.deployments.crew import Crew
 from tests.engine import ENGINE
 from tests.launches.world import counted
 
 pytestmark = [*ENGINE, pytest.mark.slow, pytest.mark.timeout(300)]
+
+#: What a state is asked for with.
+ASKED = {"type", "name", "message", "state_details"}
 
 #: A script that goes on until it is let go.
 HOLDS = 'while [ ! -e "$SLIPWAY_ROOT/var/go" ]; do sleep 0.05; done'
@@ -32,6 +38,27 @@ def test_a_deployed_launch(the_crew: Crew) -> None:
     worker_id = run["infrastructure_pid"]
     assert f"({worker_id})" in dict(the_crew.states(run_id))["Pending"]
     assert world.now(launch).flow_run_id == run_id
+    assert world.runs(launch) == ["one", "two"]
+    world.check_invariants(launch)
+    suspended_and_resumed(the_crew)
+
+
+def suspended_and_resumed(crew: Crew) -> None:
+    """A run that somebody suspends stops before its next task, and goes on when it is resumed."""
+    world = crew.world
+    world.template({"one": counted("one", HOLDS), "two": counted("two")}, name="held")
+    launch, run_id = crew.launch("held")
+    crew.started(launch, "one")
+    suspended = Suspended(timeout_seconds=600).model_dump(mode="json", include=ASKED)
+    answer = crew.api.post(f"/flow_runs/{run_id}/set_state", {"state": suspended})
+    assert answer["status"] == "ACCEPT"
+    crew.until(lambda: f"{run_id} is to stop" in crew.said(), "the worker has seen it")
+    (world.machine(launch) / "var/go").touch()
+    services, subject = world.services, subject_of(launch.id)
+    crew.until(lambda: not is_driven(services.database, services.clock, subject), "it is let go of")
+    assert world.runs(launch) == ["one"]
+    assert crew.api.post(f"/flow_runs/{run_id}/resume", {})["status"] == "ACCEPT"
+    assert crew.ended(run_id)["state_name"] == "Operational"
     assert world.runs(launch) == ["one", "two"]
     world.check_invariants(launch)
 
