@@ -208,6 +208,16 @@ class Cluster:
     def record(self, launch_id: str) -> Launch:
         return get_launch(self.world.services, launch_id)
 
+    def tasks_are_recorded(self, launch_ids: Sequence[str]) -> bool:
+        """Whether Prefect knows that all tasks of these launches have completed: it hears of them
+        by way of Redis."""
+        runs = [self.record(each).flow_run_id for each in launch_ids]
+        wanted = {"flow_runs": {"id": {"any_": runs}}}
+        with contextlib.closing(PrefectApi(f"http://127.0.0.1:{self.prefect.port}/api")) as api:
+            tasks = api.post("/task_runs/filter", wanted)
+        whole = {task["flow_run_id"] for task in tasks if task["name"].endswith(": operational")}
+        return whole == set(runs) and {task["state_type"] for task in tasks} == {"COMPLETED"}
+
     def become(self, launch_ids: Sequence[str], status: LaunchStatus) -> None:
         """Wait until all launches are there."""
 
