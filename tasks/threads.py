@@ -117,6 +117,8 @@ class Pools:
         self.clouds = ThreadPoolExecutor(8, "slipway-clouds")
         # A listing serves everybody: it does not queue behind calls that wait for their turn.
         self.listings = ThreadPoolExecutor(4, "slipway-listings")
+        # Whoever hears events waits for them most of the time.
+        self.hearing = ThreadPoolExecutor(16, "slipway-hearing")
         # Those who follow a script stay for a while; a short question must not queue behind them.
         self.questions = ThreadPoolExecutor(max(connections // 4, 1), "slipway-questions")
         self.followers = ThreadPoolExecutor(max(connections * 3 // 4, 1), "slipway-followers")
@@ -187,6 +189,11 @@ async def clouds(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 async def listings(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run code that asks a cloud what there is, for all who wait."""
     return await in_thread(pools().listings, function, *args, **kwargs)
+
+
+async def hearing(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run code that waits until a cloud tells something."""
+    return await in_thread(pools().hearing, function, *args, **kwargs)
 
 
 async def questions(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -10,12 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
 
-from slipway.clouds.base import TAG_INSTALLATION, Cloud, Instance, InstanceState
+from slipway.clouds.base import (
+    TAG_INSTALLATION,
+    Cloud,
+    EventSource,
+    Instance,
+    InstanceState,
+    NoticeSource,
+)
 from slipway.clouds.budget import giving_way
 from slipway.errors import CloudError, DatabaseUnavailable, LeaseLost, NotCommitted
 from slipway.ids import new_id
@@ -24,8 +31,8 @@ from slipway.records import Launch
 from slipway.watch.bells import listen
 from slipway.watch.board import Board, Counters, places_in_use
 from slipway.watch.polling import LEASE_S, Poller, take_over
-from slipway.watch.waiting import HOPELESS, Answer, Pace, Wish
-from tasks.threads import listings, records
+from slipway.watch.waiting import HOPELESS, Answer, News, Pace, Wish
+from tasks.threads import hearing, listings, records
 
 #: How often a process looks whether another one has put something on the board; where a bell rings,
 #: it is only looked at in case a ring was missed.
@@ -37,6 +44,13 @@ LOOK_FOR_PLACES_S = 30.0
 
 #: How often a process that follows looks whether somebody still polls.
 TAKE_OVER_S = 1.0
+
+#: How often is looked for what a cloud announces: a spot instance has two minutes.
+NOTICES_EVERY_S = 60.0
+
+#: How long is listened for events at a time, and how soon again after that failed.
+HEAR_S = 3
+HEAR_AGAIN_S = 30.0
 
 #: A row on the board outlives whoever put it there by this much, so that it is he who gives up.
 GRACE = timedelta(seconds=60)
@@ -57,8 +71,16 @@ class _Wait:
 class Lookout:
     """The watch over one cloud and region in one event loop."""
 
-    def __init__(self, services: Services, cloud: Cloud, region: str) -> None:
+    def __init__(
+        self,
+        services: Services,
+        cloud: Cloud,
+        region: str,
+        *,
+        announce: Callable[[Sequence[News]], None] | None = None,
+    ) -> None:
         self._services = services
+        self._announce = announce
         self._cloud = cloud
         self._region = region
         self._board = Board(services.database, services.clock, cloud.name, region)
@@ -66,8 +88,12 @@ class Lookout:
         self._waits: dict[str, _Wait] = {}
         self._stands = False
         self._loop_task: asyncio.Task[None] | None = None
-        #: Something may have changed on the board.
+        #: Something may have changed on the board, or in the cloud.
         self._rung = asyncio.Event()
+        #: The cloud has told something since the last listing began.
+        self._heard = False
+        #: When notices were looked for, on the loop's clock.
+        self._noticed_at: float | None = None
 
     async def wait(
         self,
@@ -191,22 +217,43 @@ class Lookout:
 
     async def _lead(self, poller: Poller) -> None:
         self._pace.hurry()
+        hears = asyncio.create_task(self._hear())
         try:
             while self._busy:
                 asked = await records(self._board.counters)
                 await records(poller.look)
-                if (wait_s := poller.wait_s()) > 0:
+                if (wait_s := poller.wait_s()) > 0 and not self._heard:
                     await self._pause(poller, asked, wait_s)
                     continue
                 began = asyncio.get_running_loop().time()
+                self._heard = False
                 await self._list(poller)
+                await self._look_for_notices(poller)
                 await self._give_up()
                 await self._pause(poller, asked, self._pause_s(poller), began=began)
         except (LeaseLost, NotCommitted) as error:
             # What this poller knows may not be on record: the next one reads it anew.
             _log.warning("%s: %s", self._board.place, error)
         finally:
+            # Not awaited: its thread may hear for a while yet, and nobody minds.
+            hears.cancel()
             await self._leave(poller)
+
+    async def _hear(self) -> None:
+        """Have what the cloud tells bring the next listing forward. Only a hint: it may be lost."""
+        cloud = self._cloud
+        if not isinstance(cloud, EventSource) or not cloud.has_events(self._region):
+            return
+        while True:
+            try:
+                heard = await hearing(cloud.wait_for_event, self._region, timeout_s=HEAR_S)
+            except CloudError as error:
+                _log.warning("%s tells nothing, trying again: %s", self._board.place, error)
+                await asyncio.sleep(HEAR_AGAIN_S)
+                continue
+            if heard:
+                self._heard = True
+                self._rung.set()
 
     async def _leave(self, poller: Poller) -> None:
         """Let another process list. Also when the loop is about to close: this process may go on
@@ -233,8 +280,27 @@ class Lookout:
             self._answer(name, answer)
         if observed.news:
             self._pace.hurry()
+            if self._announce is not None:
+                self._announce(observed.news)
         else:
             self._pace.quiet()
+
+    async def _look_for_notices(self, poller: Poller) -> None:
+        """What the cloud is going to do to servers that are up, now and then; whoever only waits
+        for a boot is not held up by that."""
+        loop, cloud = asyncio.get_running_loop(), self._cloud
+        due = self._noticed_at is None or loop.time() - self._noticed_at >= NOTICES_EVERY_S
+        if not self._stands or self._waits or not due or not isinstance(cloud, NoticeSource):
+            return
+        self._noticed_at = loop.time()
+        try:
+            notices = await listings(cloud.list_notices, self._region)
+        except CloudError as error:
+            _log.warning("%s: what is announced is not known: %s", self._board.place, error)
+            return
+        news = await records(poller.warn, notices)
+        if news and self._announce is not None:
+            self._announce(news)
 
     async def _listing(self, poller: Poller) -> list[Instance]:
         """Everything of ours, keeping the lease meanwhile: a cloud may take its time."""
@@ -262,8 +328,8 @@ class Lookout:
     async def _pause(
         self, poller: Poller, asked: Counters, pause_s: float, *, began: float | None = None
     ) -> None:
-        """Until the next listing is due. A newcomer brings it forward, though never below the
-        shortest pause, and not while the cloud has trouble."""
+        """Until the next listing is due. A newcomer or an event brings it forward, though never
+        below the shortest pause, and not while the cloud has trouble."""
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         due = (renewed if began is None else began) + pause_s
@@ -274,7 +340,8 @@ class Lookout:
                 await records(poller.renew)
                 renewed = loop.time()
             await self._give_up()
-            if (await records(self._board.counters)).asked == asked.asked or self._pace.failing:
+            came = (await records(self._board.counters)).asked != asked.asked
+            if self._pace.failing or not (came or self._heard):
                 continue
             if began is None:
                 # Nothing was listed yet: who has come may not want to wait at all.
@@ -358,5 +425,8 @@ def lookout(services: Services, cloud: Cloud, region: str) -> Lookout:
     known = _lookouts.setdefault(asyncio.get_running_loop(), {})
     key = (id(services), cloud.name, region)
     if key not in known:
-        known[key] = Lookout(services, cloud, region)
+        # Here, because it brings Prefect along: waiting itself needs no engine.
+        from tasks.announcing import announce
+
+        known[key] = Lookout(services, cloud, region, announce=announce)
     return known[key]

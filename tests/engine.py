@@ -135,7 +135,11 @@ class Api:
 
     def events(self, launch_id: str) -> list[str]:
         """The names of the launch's events."""
-        resource = {"id": [f"slipway.launch.{launch_id}"]}
+        return self.events_of(f"slipway.launch.{launch_id}")
+
+    def events_of(self, resource_id: str) -> list[str]:
+        """The names of the events that are about this."""
+        resource = {"id": [resource_id]}
         answer = self.text("/events/filter", filter={"resource": resource}, limit=50)
         return [event["event"] for event in json.loads(answer)["events"]]
 

@@ -101,5 +101,6 @@ def policy(
         found.services.installation_id,
         regions=list(entry.regions),
         instance_profile=entry.instance_profile,
+        queues=[each.events_queue for each in entry.regions.values() if each.events_queue],
     )
     typer.echo(json.dumps(document, indent=2))

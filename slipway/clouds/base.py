@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 #: Tags that identify what is ours. Everything created in a cloud carries the first two and an
 #: expiry, so that a sweep can tell what it may remove.
@@ -131,6 +131,39 @@ class Resource:
     tags: Mapping[str, str] = field(default_factory=dict)
     #: None when the cloud does not tell.
     created_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """The cloud announces what it is going to do to an instance."""
+
+    instance_id: str
+    #: In the cloud's words: ``instance-retirement``, ``spot-interruption``.
+    code: str
+    description: str = ""
+    #: Not earlier than this; None for soon.
+    not_before: datetime | None = None
+
+
+@runtime_checkable
+class NoticeSource(Protocol):
+    """A cloud that announces what it is going to do to instances."""
+
+    def list_notices(self, region: str) -> Sequence[Notice]:
+        """What is announced now, also for instances that are not ours."""
+
+
+@runtime_checkable
+class EventSource(Protocol):
+    """A cloud that may also tell. Its events are hints: some are lost, some come twice or late, and
+    some are about what is not ours."""
+
+    def has_events(self, region: str) -> bool:
+        """Whether it tells what happens in this region."""
+
+    def wait_for_event(self, region: str, *, timeout_s: int) -> bool:
+        """Block until an instance may have changed; False when there was no sign of it for so
+        long."""
 
 
 class Cloud(Protocol):

@@ -25,11 +25,14 @@ from slipway.clouds.base import (
     TAG_SERVER,
     Capabilities,
     Cloud,
+    EventSource,
     Image,
     ImageState,
     Instance,
     InstanceSpec,
     InstanceState,
+    Notice,
+    NoticeSource,
     Resource,
     ResourceKind,
 )
@@ -105,6 +108,16 @@ _IMAGE_STATES = {
     "available": ImageState.AVAILABLE,
 }
 
+#: What EC2 announces to do to an instance, and how it says that it takes a spot instance back.
+_SCHEDULED = (
+    "instance-reboot",
+    "instance-retirement",
+    "instance-stop",
+    "system-maintenance",
+    "system-reboot",
+)
+_SPOT_ENDS = ("marked-for-stop", "marked-for-termination")
+
 #: How EC2 says that what is to be removed is not there.
 _GONE = re.compile(
     r"Invalid(Volume|Snapshot|KeyPair|Group|GroupId)\.NotFound|InvalidSecurityGroupID\.NotFound"
@@ -153,6 +166,8 @@ class Ec2Region:
 
     subnet: str | None = None
     security_groups: Sequence[str] = ()
+    #: URL of the SQS queue that EventBridge puts the region's instance events into.
+    events_queue: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +315,66 @@ class Ec2Cloud:
                 raise
             answer = self._call(region, "get_console_output", InstanceId=instance_id)
         return str(answer.get("Output") or "")
+
+    def list_notices(self, region: str) -> Sequence[Notice]:
+        statuses = self._items(
+            region,
+            "InstanceStatuses",
+            "describe_instance_status",
+            Filters=[{"Name": "event.code", "Values": list(_SCHEDULED)}],
+        )
+        found = [
+            Notice(
+                instance_id=status["InstanceId"],
+                code=event["Code"],
+                description=str(event.get("Description") or ""),
+                not_before=event.get("NotBefore"),
+            )
+            for status in statuses
+            for event in status.get("Events", ())
+            # They stay listed for a while when they are over.
+            if not str(event.get("Description")).startswith(("[Completed]", "[Canceled]"))
+        ]
+        spots = self._items(
+            region,
+            "SpotInstanceRequests",
+            "describe_spot_instance_requests",
+            Filters=[{"Name": "status-code", "Values": list(_SPOT_ENDS)}],
+        )
+        return found + [
+            Notice(
+                instance_id=spot["InstanceId"],
+                code="spot-interruption",
+                description=str(spot["Status"].get("Message") or ""),
+            )
+            for spot in spots
+            if spot.get("InstanceId")
+        ]
+
+    def has_events(self, region: str) -> bool:
+        return self._place(region).events_queue is not None
+
+    def wait_for_event(self, region: str, *, timeout_s: int) -> bool:
+        queue = self._place(region).events_queue
+        answer = self._call(
+            region,
+            "receive_message",
+            service="sqs",
+            QueueUrl=queue,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=timeout_s,
+        )
+        messages = answer.get("Messages", [])
+        for each in messages:
+            # What it says is left to the listing that follows.
+            self._call(
+                region,
+                "delete_message",
+                service="sqs",
+                QueueUrl=queue,
+                ReceiptHandle=each["ReceiptHandle"],
+            )
+        return bool(messages)
 
     # -- images ----------------------------------------------------------------------------------
 
@@ -720,3 +795,5 @@ def _image(region: str, found: Mapping[str, Any]) -> Image:
 
 
 _: type[Cloud] = Ec2Cloud
+_events: type[EventSource] = Ec2Cloud
+_notices: type[NoticeSource] = Ec2Cloud

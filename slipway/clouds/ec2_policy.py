@@ -8,6 +8,7 @@ https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +18,12 @@ from slipway.clouds.base import TAG_INSTALLATION
 _LOOK = (
     "ec2:DescribeImages",
     "ec2:DescribeInstanceTypeOfferings",
+    "ec2:DescribeInstanceStatus",
     "ec2:DescribeInstances",
     "ec2:DescribeKeyPairs",
     "ec2:DescribeSecurityGroups",
     "ec2:DescribeSnapshots",
+    "ec2:DescribeSpotInstanceRequests",
     "ec2:DescribeVolumes",
 )
 #: What RunInstances makes, and so can be asked to carry a tag; what it only uses.
@@ -49,12 +52,17 @@ _TAGGING = ("CopyImage", "CreateImage", "ImportKeyPair", "RunInstances")
 
 
 def policy(
-    installation: str, *, regions: Sequence[str], instance_profile: str | None = None
+    installation: str,
+    *,
+    regions: Sequence[str],
+    instance_profile: str | None = None,
+    queues: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The policy document for one installation.
 
     ``instance_profile`` adds leave to give instances the role of that name, which is what the
-    console of AWS calls the role behind a profile.
+    console of AWS calls the role behind a profile. ``queues`` are the URLs of those that
+    EventBridge puts instance events into.
     """
     ours = {"StringEquals": {f"aws:ResourceTag/{TAG_INSTALLATION}": installation}}
     made = {"StringEquals": {f"aws:RequestTag/{TAG_INSTALLATION}": installation}}
@@ -90,7 +98,20 @@ def policy(
         passed = {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
         role = f"arn:aws:iam::*:role/{instance_profile}"
         statements.append(_allow("GiveRole", ("iam:PassRole",), [role], passed))
+    if arns := [arn for arn in map(queue_arn, queues) if arn is not None]:
+        statements.append(
+            _allow("HearEvents", ("sqs:DeleteMessage", "sqs:ReceiveMessage"), arns, here)
+        )
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def queue_arn(url: str) -> str | None:
+    """The ARN of a queue by its URL; None for what is no such URL."""
+    match = re.fullmatch(r"https?://([^/]+)/([^/]+)/([^/]+)", url)
+    if match is None:
+        return None
+    region = re.fullmatch(r"sqs\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?", match[1])
+    return f"arn:aws:sqs:{region[1] if region else '*'}:{match[2]}:{match[3]}"
 
 
 def _allow(

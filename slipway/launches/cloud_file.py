@@ -21,6 +21,7 @@ from pydantic import (
 
 from slipway.clock import Clock
 from slipway.clouds.base import Capabilities, Cloud
+from slipway.clouds.ec2_policy import queue_arn
 from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound, Problem, SlipwayError
 from slipway.servertemplates.document import check_model
@@ -49,6 +50,15 @@ def _named(value: str) -> str:
 Secret = Annotated[str, AfterValidator(_named)]
 
 
+def _queue(value: str) -> str:
+    if queue_arn(value) is None:
+        raise ValueError("a queue is named by its URL, https://HOST/ACCOUNT/NAME")
+    return value
+
+
+QueueUrl = Annotated[str, AfterValidator(_queue)]
+
+
 class _Written(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -70,6 +80,12 @@ class Ec2RegionEntry(_Written):
 
     subnet: Text | None = Field(default=None, description="subnet-…")
     security_groups: tuple[Text, ...] = Field(default=(), description="sg-…")
+    events_queue: QueueUrl | None = Field(
+        default=None,
+        title="queue",
+        description="https://sqs.REGION.amazonaws.com/ACCOUNT/NAME, where EventBridge puts what "
+        "happens to instances.",
+    )
 
 
 class BucketEntry(_Written):
@@ -202,7 +218,11 @@ def maker(
             ) from error
         options = Ec2Options(
             regions={
-                region: Ec2Region(subnet=place.subnet, security_groups=place.security_groups)
+                region: Ec2Region(
+                    subnet=place.subnet,
+                    security_groups=place.security_groups,
+                    events_queue=place.events_queue,
+                )
                 for region, place in entry.regions.items()
             },
             endpoint_url=entry.endpoint_url,

@@ -132,6 +132,8 @@ class FakeEc2(QueryServer):
             "RunInstances": self._run,
             "DescribeInstances": self._describe,
             "DescribeImages": self._describe_images,
+            "DescribeInstanceStatus": lambda each: _ok(each, "<instanceStatusSet/>"),
+            "DescribeSpotInstanceRequests": lambda each: _ok(each, "<spotInstanceRequestSet/>"),
             "ImportKeyPair": lambda each: _ok(each, ""),
             "TerminateInstances": lambda each: self._move(each, "terminated"),
             "StopInstances": lambda each: self._move(each, "stopped"),

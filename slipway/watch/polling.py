@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from slipway import audit, steps
 from slipway.audit import Note
-from slipway.changes import note_change
-from slipway.clouds.base import Instance, InstanceState
+from slipway.changes import Wanted, note_change, since
+from slipway.clouds.base import Instance, InstanceState, Notice
 from slipway.errors import Conflict
 from slipway.lifecycle import subject_of
 from slipway.records import AuditKind, Launch, LaunchStatus
@@ -31,13 +31,16 @@ LEASE_S = 10.0
 
 ACTOR = "watch"
 
+#: How many notices of some hundred instances are remembered.
+NOTICES_TOLD = 10_000
+
 #: Launches that are about to end their instance, or have: what becomes of it is no surprise.
 _ENDING = (LaunchStatus.DECOMMISSIONING, LaunchStatus.TERMINATED)
 
 #: What no launch asks for while its server is to be up.
 _UNASKED = frozenset({"stopping", "stopped", "terminated", "retagged", "moved"})
 #: What befalls it, and comes to an end by itself or not.
-_MISHAPS = frozenset({"failed", "lost", "found"})
+_MISHAPS = frozenset({"failed", "lost", "found", "notice"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,32 @@ class Poller:
             name: each for name, each in known.items() if each.ended_at is None or name in listed
         }
         return Observed(answers=answers, news=news)
+
+    def warn(self, notices: Iterable[Notice]) -> Sequence[News]:
+        """Put on record what the cloud announces for instances of ours, each once: the change log
+        knows what was told. Raises `LeaseLost`."""
+        known, now = self._known or {}, self._board.clock.now()
+        ours = [
+            known[each.instance_id].warn(each, now) for each in notices if each.instance_id in known
+        ]
+        if not ours:
+            return ()
+        with self._driver.transaction() as connection:
+            told = self._told(connection, {each.instance_id for each in ours})
+            news = [each for each in ours if _notice_key(each.instance_id, each.detail) not in told]
+            self._publish(connection, news)
+        return news
+
+    def _told(
+        self, connection: sa.Connection, instance_ids: Collection[str]
+    ) -> set[tuple[str, ...]]:
+        found = set()
+        for some in chunks(sorted(instance_ids)):
+            subjects = {f"instance/{each}": each for each in some}
+            wanted = Wanted(kinds=("instance.notice",), subjects=tuple(subjects))
+            for change in since(connection, 0, limit=NOTICES_TOLD, wanted=wanted):
+                found.add(_notice_key(subjects[change.subject], change.detail))
+        return found
 
     def failed(self, error: Exception) -> None:
         """Put on record why there was no listing. Raises `LeaseLost`."""
@@ -196,6 +225,11 @@ def take_over(board: Board) -> Poller | None:
         return None
     board.set_up()
     return Poller(board, driver)
+
+
+def _notice_key(instance_id: str, detail: Mapping[str, Any]) -> tuple[str, ...]:
+    """What makes a notice the same one."""
+    return instance_id, str(detail["code"]), str(detail["not_before"])
 
 
 def _surprise(news: News, launch: sa.Row[Any]) -> str | None:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from slipway.clouds.base import TAG_LAUNCH, Instance, InstanceState
+from slipway.clouds.base import TAG_LAUNCH, Instance, InstanceState, Notice
 
 #: A listing may miss an instance for a while: only this many in a row …
 LOST_AFTER_LISTINGS = 3
@@ -61,7 +61,7 @@ class Sighting:
 class News:
     """Something a listing shows for the first time."""
 
-    #: The state it is seen in, or ``lost``, ``found``, ``retagged``, ``moved``.
+    #: The state it is seen in, or ``lost``, ``found``, ``retagged``, ``moved``, ``notice``.
     kind: str
     instance_id: str
     launch_id: str | None
@@ -133,6 +133,20 @@ class Known:
         if before is not None and found.state not in HOPELESS:
             news += self._compare(before, found, now)
         return news
+
+    def warn(self, notice: Notice, now: datetime) -> News:
+        """What the cloud announces for it."""
+        at = notice.not_before
+        when = f", not before {at:%Y-%m-%d %H:%M} UTC" if at is not None else ""
+        said = f": {notice.description}" if notice.description else ""
+        return self._news(
+            "notice",
+            now,
+            f"the cloud announces {notice.code} for instance {self.instance_id}{when}{said}",
+            code=notice.code,
+            description=notice.description,
+            not_before=at.isoformat() if at is not None else None,
+        )
 
     def answer(self, now: datetime, *, problem: str = "") -> Answer:
         """For whoever waits for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from slipway.clouds import ec2
+from slipway.clouds.ec2 import Ec2Region
 from slipway.errors import (
     CapacityUnavailable,
     CloudError,
@@ -118,6 +120,33 @@ def test_new_instances_are_unlisted_for_a_while(case: CloudCase, weather: Weathe
     assert [each.id for each in case.listed()] == [made.id]
 
 
+def test_events_come_out_of_a_queue_once(moto: Moto) -> None:
+    """What EventBridge has put there is a sign that something happened, and is gone then."""
+    queue = moto.client("sqs").create_queue(QueueName=f"events-{uuid.uuid4().hex}")["QueueUrl"]
+    cloud = cloud_at(moto.url, regions={REGION: Ec2Region(events_queue=queue)})
+    assert cloud.has_events(REGION)
+    assert not cloud_at(moto.url).has_events(REGION)
+    assert cloud.wait_for_event(REGION, timeout_s=0) is False
+    event = {
+        "source": "aws.ec2",
+        "detail-type": "EC2 Instance State-change Notification",
+        "detail": {"instance-id": "i-1", "state": "running"},
+    }
+    for _ in range(2):
+        moto.client("sqs").send_message(QueueUrl=queue, MessageBody=json.dumps(event))
+    found = [cloud.wait_for_event(REGION, timeout_s=0) for _ in range(3)]
+    assert found[0] is True
+    assert found[-1] is False
+
+
+def test_a_queue_that_is_not_there_is_refused(moto: Moto) -> None:
+    """As an error of the cloud."""
+    queue = f"{moto.url}/123456789012/nowhere"
+    cloud = cloud_at(moto.url, regions={REGION: Ec2Region(events_queue=queue)})
+    with refused(CloudRefused, naming="receive_message"):
+        cloud.wait_for_event(REGION, timeout_s=0)
+
+
 def test_an_image_takes_its_snapshots_with_it(case: CloudCase, moto: Moto) -> None:
     """Deleting an image leaves no storage behind that goes on costing."""
     instance = case.running()
@@ -134,6 +163,36 @@ def test_an_image_takes_its_snapshots_with_it(case: CloudCase, moto: Moto) -> No
 def stubbed(cloud: ec2.Ec2Cloud, service: str = "ec2") -> Stubber:
     """Answers instead of a cloud, and botocore's check of what is asked and answered."""
     return Stubber(cloud._client(REGION, service))
+
+
+def test_what_ec2_announces() -> None:
+    """Scheduled events that are not over, and spot instances that are taken back."""
+    cloud = cloud_at("http://127.0.0.1:9")
+    at = datetime(2026, 12, 1, tzinfo=UTC)
+    events = [
+        {"Code": "instance-retirement", "Description": "old hardware", "NotBefore": at},
+        {"Code": "system-reboot", "Description": "[Completed] an update", "NotBefore": at},
+    ]
+    taken = {
+        "InstanceId": "i-2",
+        "Status": {"Code": "marked-for-termination", "Message": "wanted back"},
+    }
+    with stubbed(cloud) as answers:
+        answers.add_response(
+            "describe_instance_status",
+            {"InstanceStatuses": [{"InstanceId": "i-1", "Events": events}]},
+            {"Filters": [{"Name": "event.code", "Values": ANY}], "MaxResults": 1000},
+        )
+        answers.add_response(
+            "describe_spot_instance_requests",
+            {"SpotInstanceRequests": [taken]},
+            {"Filters": [{"Name": "status-code", "Values": ANY}], "MaxResults": 1000},
+        )
+        first, second = cloud.list_notices(REGION)
+    assert (first.instance_id, first.code, first.not_before) == ("i-1", "instance-retirement", at)
+    assert first.description == "old hardware"
+    assert (second.instance_id, second.code) == ("i-2", "spot-interruption")
+    assert second.description == "wanted back"
 
 
 def test_an_image_is_copied_with_its_tags() -> None:

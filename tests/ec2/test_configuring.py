@@ -25,6 +25,7 @@ from slipway.settings import Settings
 from slipway.testing.weather import Weather
 from tests.clouds.ec2 import KEYS, REGION, Moto
 
+QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/slipway-events"
 ROLE = "arn:aws:iam::123456789012:role/launcher"
 
 WRONG = """\
@@ -46,6 +47,10 @@ clouds:
     type: ec2
     regions: {eu-central-1: {}}
     lacks: [client_token]
+  told:
+    type: ec2
+    regions: {eu-central-1: {events_queue: slipway-events}}
+    calls: {buckets: {describes: {at_once: 50, per_s: 10}}}
 """
 
 
@@ -67,6 +72,8 @@ def test_all_problems_of_the_file_come_at_once(tmp_path: Path) -> None:
         "clouds.yaml:7: clouds.two: 'keys' and 'profile' both say who we are; keep one of them",
         "clouds.yaml:12: clouds.Big",
         "clouds.yaml:18: clouds.local.lacks[0]: 'client_token' is not a capability; did you mean",
+        "clouds.yaml:21: clouds.told.regions.eu-central-1.events_queue: a queue is named by",
+        "clouds.yaml:22: clouds.told.calls.buckets.describes",
         "clouds.yaml:15: clouds.local: this name is that of the local cloud",
     ):
         assert part in said, said
@@ -124,7 +131,7 @@ def test_a_role_is_assumed(tmp_path: Path, weather: Weather) -> None:
 
 
 def calls_of_the_adapter() -> set[str]:
-    """Every EC2 and SSM operation that the adapter's source names, as IAM writes it."""
+    """Every EC2, SSM and SQS operation that the adapter's source names, as IAM writes it."""
     names = set()
     for node in ast.walk(ast.parse(inspect.getsource(ec2))):
         if (
@@ -137,7 +144,7 @@ def calls_of_the_adapter() -> set[str]:
             names.add(operation.value)
     session = botocore.session.get_session()
     found = set()
-    for service in ("ec2", "ssm"):
+    for service in ("ec2", "ssm", "sqs"):
         model = session.get_service_model(service)
         known = {xform_name(name): name for name in model.operation_names}
         found |= {f"{service}:{known[name]}" for name in names if name in known}
@@ -147,10 +154,18 @@ def calls_of_the_adapter() -> set[str]:
 
 def test_the_policy_allows_what_the_adapter_calls_and_nothing_else() -> None:
     """Each call has its action; besides them only what AWS asks for on their behalf."""
-    document = policy("slipway-1", regions=[REGION], instance_profile="web")
+    document = policy("slipway-1", regions=[REGION], instance_profile="web", queues=[QUEUE])
     allowed = {action for each in document["Statement"] for action in each["Action"]}
     assert allowed == calls_of_the_adapter() | {"ec2:CreateTags", "iam:PassRole"}
     assert not any("*" in action for action in allowed)
+
+
+def test_events_are_taken_from_the_named_queue_alone() -> None:
+    """By its ARN; without a queue nothing of SQS is allowed."""
+    document = policy("slipway-1", regions=[REGION], queues=[QUEUE])
+    [hearing] = [each for each in document["Statement"] if each["Sid"] == "HearEvents"]
+    assert hearing["Resource"] == ["arn:aws:sqs:eu-central-1:123456789012:slipway-events"]
+    assert "sqs:" not in json.dumps(policy("slipway-1", regions=[REGION]))
 
 
 @pytest.mark.parametrize(

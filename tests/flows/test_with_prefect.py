@@ -91,6 +91,8 @@ def test_a_launch_on_the_run_page(world: World, api: Api) -> None:
     wanted = {f"slipway.launch.{each}" for each in states}
     found = api.until(lambda: api.events(launch.id), lambda told: wanted <= set(told))
     assert sorted(found) == sorted(wanted), "each once"
+    instance = f"slipway.instance.{launch.instance_id}"
+    api.until(lambda: api.events_of(instance), lambda told: "slipway.instance.running" in told)
     world.check_invariants(launch)
 
 

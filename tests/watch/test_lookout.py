@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +16,13 @@ from typing import Any
 import pytest
 
 from slipway.clock import Clock, SystemClock
-from slipway.clouds.base import Capabilities, Instance, InstanceState
+from slipway.clouds.base import Capabilities, Instance, InstanceState, Notice
 from slipway.database import Database
-from slipway.errors import CloudThrottled
+from slipway.errors import CloudRefused, CloudThrottled
 from slipway.records import LaunchStatus
 from slipway.testing.fake_clock import FakeClock
 from slipway.watch.board import Board
-from slipway.watch.waiting import Seen
+from slipway.watch.waiting import News, Seen
 from tasks import watching
 from tasks.services import use_services
 from tasks.watching import Lookout, stand_watch
@@ -285,3 +287,92 @@ async def test_a_cloud_on_this_host_is_left_alone(here: Any) -> None:
     here.lookouts += standing.values()
     assert list(standing) == [("counting", "r")]
     standing["counting", "r"].stand(False)
+
+
+# --- Clouds that tell -----------------------------------------------------------------------------
+
+
+class TellingCloud(CountingCloud):
+    """A cloud with events, when the test says so."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.event = threading.Event()
+        self.refuses = 0
+
+    def has_events(self, region: str) -> bool:
+        return region == "r"
+
+    def wait_for_event(self, region: str, *, timeout_s: int) -> bool:
+        assert region == "r"
+        if self.refuses:
+            self.refuses -= 1
+            raise CloudRefused("there is no such queue")
+        heard = self.event.wait(min(timeout_s, 0.2))
+        self.event.clear()
+        return heard
+
+
+@pytest.mark.parametrize("refuses", [0, 2])
+async def test_an_event_brings_the_next_listing_forward(
+    here: Any, monkeypatch: pytest.MonkeyPatch, refuses: int
+) -> None:
+    """Whatever pause there would be; also when it could not be heard at first."""
+    monkeypatch.setattr(watching, "HEAR_AGAIN_S", 0.01)
+    here.settings.watch_interval_s = 3600.0
+    cloud = TellingCloud(1)
+    cloud.refuses = refuses
+    watch = lookout(here, cloud)
+    watch.stand(True)
+    await until(lambda: cloud.calls == 1 and cloud.refuses == 0, "it lists, and listens")
+    cloud.instances = [instance("i-0", InstanceState.STOPPED)]
+    cloud.event.set()
+    await until(lambda: cloud.calls == 2, "it lists again")
+    watch.stand(False)
+
+
+async def test_an_event_counts_more_than_what_was_learned(here: Any) -> None:
+    """A boot that is quicker than any before it is seen when the cloud tells of it."""
+    cloud = TellingCloud(1)
+    watch = lookout(here, cloud)
+    later = here.clock.now() + timedelta(hours=1)
+    waits = asyncio.create_task(watch.wait("i-0", RUNNING, limit_s=7200.0, look_from=later))
+    board = Board(here.database, here.clock, "counting", "r")
+    await until(lambda: len(board.wishes()) == 1, "it waits")
+    assert cloud.calls == 0
+    cloud.event.set()
+    assert (await in_time(waits)).last == cloud.instances[0]
+
+
+class AnnouncingCloud(CountingCloud):
+    """A cloud that announces something, after it was not able to say so once."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.asked = 0
+
+    def list_notices(self, region: str) -> list[Notice]:
+        assert region == "r"
+        self.asked += 1
+        if self.asked == 1:
+            raise CloudRefused("not allowed to look")
+        return [Notice(instance_id="i-0", code="spot-interruption")]
+
+
+async def test_announcements_are_looked_for(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody waits; one that cannot be had keeps nothing else from being seen."""
+    monkeypatch.setattr(watching, "NOTICES_EVERY_S", 0.0)
+    told: list[str] = []
+
+    def announce(news: Sequence[News]) -> None:
+        told.extend(each.kind for each in news)
+
+    cloud = AnnouncingCloud()
+    watch = Lookout(here, cloud, "r", announce=announce)  # type: ignore[arg-type]
+    here.lookouts.append(watch)
+    await in_time(watch.wait("i-0", RUNNING, limit_s=60.0))
+    assert cloud.asked == 0
+    watch.stand(True)
+    await until(lambda: cloud.asked > 3, "it looks again and again")
+    watch.stand(False)
+    assert told == ["running", "notice"]

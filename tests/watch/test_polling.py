@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from unittest import mock
 
 import pytest
 
 from slipway import audit
-from slipway.clouds.base import Instance, InstanceState
+from slipway.clouds.base import Instance, InstanceState, Notice
 from slipway.database import Database
 from slipway.errors import CloudThrottled, LeaseLost
 from slipway.lifecycle import subject_of
@@ -290,3 +291,35 @@ def test_nobody_looks_before_it_can_be_there(region: Region) -> None:
     region.board.ask(wish("i-3"))
     region.poller.look()
     assert region.poller.wait_s() == 0
+
+
+# --- Notices --------------------------------------------------------------------------------------
+
+RETIREMENT = Notice(
+    instance_id="i-1",
+    code="instance-retirement",
+    description="The instance runs on degraded hardware",
+    not_before=NOW + timedelta(days=7),
+)
+
+
+def test_what_a_cloud_announces_is_told_once(region: Region) -> None:
+    """In the audit and as a change, whoever polls; another date is another notice."""
+    [running] = _up(region)
+    foreign = replace(RETIREMENT, instance_id="i-foreign")
+    [news] = region.poller.warn([RETIREMENT, foreign])
+    assert news.summary == (
+        "the cloud announces instance-retirement for instance i-1, not before "
+        "2026-01-08 00:00 UTC: The instance runs on degraded hardware"
+    )
+    assert region.poller.warn([RETIREMENT]) == []
+    region.poller.leave()
+    region.poller = region.take_over()
+    region.tell(running)
+    assert region.poller.warn([RETIREMENT, foreign]) == []
+    postponed = replace(RETIREMENT, not_before=NOW + timedelta(days=14))
+    assert len(region.poller.warn([RETIREMENT, postponed])) == 1
+    assert len(_audited(region)) == 2
+    [first, _] = region.changes(["instance.notice"])
+    assert first.detail["not_before"] == "2026-01-08T00:00:00+00:00"
+    assert first.detail["server"] == "web-1"
