@@ -29,11 +29,11 @@ from slipway.api.background import Background
 from slipway.api.feed import Feed
 from slipway.api.metrics import Metrics
 from slipway.api.middleware import Bounded, Measured
-from slipway.api.mirror_site import PREFIX, MirrorSite
 from slipway.api.state import ApiState
 from slipway.api.words import known_query
 from slipway.launches.engine import FlowStarter
 from slipway.launches.services import Services
+from slipway.mirrors.asgi import PREFIX, MirrorSite
 
 #: Handlers run in this many threads, each with at most one database connection: fewer than there
 #: are connections, so that background work always finds one.

@@ -57,6 +57,17 @@ def clouds(ctx: typer.Context, incomplete: str) -> list[str]:
     ]
 
 
+def mirrors(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Repositories that are mirrored."""
+
+    def find(found: Session) -> Iterable[str]:
+        from slipway.launches.mirror_file import declared
+
+        return declared(found.services.database)
+
+    return [name for name in _names(find, ctx) if name.startswith(incomplete)]
+
+
 def credentials(ctx: typer.Context, incomplete: str) -> list[str]:
     """Credentials that people keep."""
     found = _names(lambda asked: asked.services.vault.names(), ctx)

@@ -89,6 +89,10 @@ class _Templates(_Lazy):
     module = "slipway.cli.template"
 
 
+class _Mirrors(_Lazy):
+    module = "slipway.cli.mirrors"
+
+
 class _Local(_Lazy):
     module = "slipway.cli.local"
 
@@ -110,6 +114,12 @@ app.add_typer(
     name="template",
     cls=_Templates,
     help="ServerTemplates: write, check, version, compare and import them.",
+)
+app.add_typer(
+    typer.Typer(no_args_is_help=True),
+    name="mirror",
+    cls=_Mirrors,
+    help="Package repositories, kept by day and served.",
 )
 app.add_typer(environments.app, name="environments")
 app.add_typer(credentials.app, name="credential")

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from slipway.launches.cloud_file import CloudsFile
+from slipway.launches.mirror_file import MirrorsFile
 from slipway.servertemplates.document import ImageMap, ScriptHeader, TemplateDocument
 
 #: File name → (what it describes, its model).
@@ -21,6 +22,7 @@ SCHEMAS: dict[str, tuple[str, type[BaseModel]]] = {
     "image-map.schema.json": ("Image map", ImageMap),
     "script-header.schema.json": ("Script header", ScriptHeader),
     "clouds.schema.json": ("Clouds file", CloudsFile),
+    "mirrors.schema.json": ("Mirrors file", MirrorsFile),
 }
 
 

@@ -35,6 +35,8 @@ from slipway.mirrors.store import Store
 
 #: How often an upstream that changes under our hands is looked at again, and after which pause.
 REBASES = 5
+#: What is not signed as it should be is rarely better a little later.
+SIGNATURE_REBASES = 1
 _REBASE_PAUSE_S = 10.0
 #: How far ahead of ours the clock of whoever signs may be.
 _CLOCK_SLACK = timedelta(minutes=10)
@@ -43,11 +45,6 @@ _AHEAD = 64
 _LOOK_UP_S = 5.0
 
 _T = TypeVar("_T")
-
-_READERS: dict[str, Callable[[Iterable[bytes], str], Iterator[Entry]]] = {
-    "Packages": stanzas.packages,
-    "Sources": stanzas.sources,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +99,7 @@ class SuiteSync:
                 return self._take()
             except BadSignature:
                 # A release and a signature of two moments, or the page of a proxy: it may pass.
-                if turn == REBASES:
+                if turn == SIGNATURE_REBASES:
                     raise
             except UpstreamInconsistent as error:
                 if turn == REBASES:
@@ -115,17 +112,19 @@ class SuiteSync:
         raise AssertionError("the last turn returns or raises")
 
     def _take(self) -> Taken:
-        documents, known = self._release_documents()
-        if known is not None:
-            self._check_holds(known.state.valid_until)
-            return known
-        found = self._verified(documents)
+        signed = self._release()
+        if isinstance(signed, Taken):
+            self._check_holds(signed.state.valid_until)
+            return signed
+        documents, found = signed
+        self._check_holds(found.valid_until)
+        self._check_date(found.date)
         indexes = dict(self._indexes(found))
         self._fetch_indexes(found, indexes)
         listings = {
             self._prefix + path: self._listing(path, listed)
             for path, listed in indexes.items()
-            if _kind(path) in _READERS
+            if stanzas.names_files(path)
         }
         self._fetch_pool(listings)
         files = {
@@ -145,55 +144,45 @@ class SuiteSync:
 
     # --- The release ------------------------------------------------------------------------------
 
-    def _release_documents(self) -> tuple[dict[str, bytes], Taken | None]:
-        """What is signed, by path; with the state of before when it is the same."""
-        path = f"{self._prefix}InRelease"
-        data = self._upstream.document(path)
-        if data is None:
-            return self._detached_documents({}, required=True)
-        if self._is_as_before(path, data):
-            return {}, self._before
-        return self._detached_documents({path: data}, required=False)
+    def _release(self) -> tuple[dict[str, bytes], Release] | Taken:
+        """What is signed, by path, and what it says; or the state of before when it is the same."""
+        path, apart = f"{self._prefix}InRelease", f"{self._prefix}Release"
+        signed = self._upstream.document(path)
+        if signed is not None and self._is_as_before(path, signed):
+            assert self._before is not None, "it is as before"
+            return self._before
+        text = self._upstream.document(apart)
+        if signed is None and text is not None and self._is_as_before(apart, text):
+            assert self._before is not None, "it is as before"
+            return self._before
+        signature = None if text is None else self._upstream.document(f"{apart}.gpg")
+        if signed is not None:
+            inline = self._keyring.signed_text(signed, f"{self._repository.name}: {path}")
+            found = release.parse(inline, path)
+            documents = {path: signed}
+            # For those who want them apart. They are three files, and caches keep them apart, too.
+            if text and signature and self._says(found, text, signature):
+                documents |= {apart: text, f"{apart}.gpg": signature}
+            return documents, found
+        if text and signature:
+            self._keyring.check_detached(text, signature, f"{self._repository.name}: {apart}")
+            return {apart: text, f"{apart}.gpg": signature}, release.parse(text, apart)
+        raise UpstreamUnavailable(
+            f"{self._where}: the upstream has neither {path} nor {apart} with {apart}.gpg"
+        )
 
-    def _detached_documents(
-        self, documents: dict[str, bytes], *, required: bool
-    ) -> tuple[dict[str, bytes], Taken | None]:
-        """With the release and its signature in a file of its own, for those who want it so."""
-        path, signature = f"{self._prefix}Release", f"{self._prefix}Release.gpg"
-        text = self._upstream.document(path)
-        if required and text is not None and self._is_as_before(path, text):
-            return {}, self._before
-        signed = None if text is None else self._upstream.document(signature)
-        if text is not None and signed is not None:
-            return {**documents, path: text, signature: signed}, None
-        if required:
-            raise UpstreamUnavailable(
-                f"{self._where}: the upstream has neither {self._prefix}InRelease nor "
-                f"{path} with {signature}"
-            )
-        return documents, None
+    def _says(self, found: Release, text: bytes, signature: bytes) -> bool:
+        """Whether a release and its signature in a file of its own fit each other and say this."""
+        try:
+            self._keyring.check_detached(text, signature, self._where)
+            return release.parse(text, self._where) == found
+        except ReleaseRefused:
+            return False
 
     def _is_as_before(self, path: str, data: bytes) -> bool:
         """Some upstreams give neither a time nor an ETag: the same is what has the same hash."""
         known = None if self._before is None else self._before.state.files.get(path)
         return known is not None and known.sha256 == hashlib.sha256(data).hexdigest()
-
-    def _verified(self, documents: dict[str, bytes]) -> Release:
-        """What the signed documents say, when all of them say the same and it may be published."""
-        texts = {}
-        for path, data in documents.items():
-            where = f"{self._repository.name}: {path}"
-            if path.endswith("/InRelease") or path == "InRelease":
-                texts[path] = self._keyring.signed_text(data, where)
-            elif not path.endswith(".gpg"):
-                self._keyring.check_detached(data, documents[f"{path}.gpg"], where)
-                texts[path] = data
-        first, *others = (release.parse(text, path) for path, text in texts.items())
-        if any(other != first for other in others):
-            raise UpstreamInconsistent("InRelease and Release are not of the same moment")
-        self._check_holds(first.valid_until)
-        self._check_date(first.date)
-        return first
 
     def _check_holds(self, valid_until: datetime | None) -> None:
         now = self._clock.now()
@@ -291,10 +280,8 @@ class SuiteSync:
         if known is not None and known.index == listed.sha256:
             return known
         where = f"{self._where}: {path}"
-        kind = _kind(path)
-        suffix = path.rpartition("/")[2].removeprefix(kind)
-        chunks = stanzas.read_chunks(self._store.path(listed.sha256), suffix, where)
-        data = listing.write(_READERS[kind](chunks, where), where)
+        found = stanzas.entries(self._store.path(listed.sha256), path, where)
+        data = listing.write(found, where)
         return ListingRef(index=listed.sha256, sha256=self._store.put(data))
 
     # --- The pool ---------------------------------------------------------------------------------
@@ -368,8 +355,3 @@ class SuiteSync:
         for each in done:
             each.result()
         return rest
-
-
-def _kind(path: str) -> str:
-    """``Packages`` of ``main/binary-amd64/Packages.xz``."""
-    return path.rpartition("/")[2].partition(".")[0]

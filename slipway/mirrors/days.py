@@ -6,7 +6,7 @@ it (UTC) or, when none was, to the newest before: once there is one, later ones 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from slipway.statements import Statement
 
 _DAYS = MirrorDay.__table__  # type: ignore[attr-defined]
 _C = _DAYS.c
+_COLUMNS = (_C.suite, _C.taken_at, _C.manifest, _C.changes, _C.removed_at)
 
 _NEWEST = (
     sa.select(_C.suite, sa.func.max(_C.taken_at).label("taken_at"))
@@ -27,7 +28,7 @@ _NEWEST = (
     .subquery()
 )
 _AT = Statement(
-    sa.select(_C.suite, _C.taken_at, _C.manifest, _C.changes)
+    sa.select(*_COLUMNS)
     .join(_NEWEST, (_C.suite == _NEWEST.c.suite) & (_C.taken_at == _NEWEST.c.taken_at))
     .where(_C.repository == sa.bindparam("of"))
     .order_by(_C.suite)
@@ -42,6 +43,24 @@ _FIRST_IN = Statement(
     .order_by(_C.taken_at)
     .limit(1)
 )
+_KEPT = Statement(
+    sa.select(_C.id)
+    .where(
+        _C.repository == sa.bindparam("of"),
+        _C.manifest == sa.bindparam("name"),
+        _C.removed_at.is_(None),
+    )
+    .limit(1)
+)
+_REMOVE = Statement(
+    sa.update(_DAYS)
+    .where(
+        _C.repository == sa.bindparam("of"),
+        _C.suite == sa.bindparam("which"),
+        _C.taken_at == sa.bindparam("when"),
+    )
+    .values(removed_at=sa.bindparam("now", type_=_C.removed_at.type))
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,8 @@ class Day:
     taken_at: datetime
     manifest: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    #: When the retention let it go; what it names may be gone since.
+    removed_at: datetime | None = None
 
 
 class Days:
@@ -96,14 +117,26 @@ class Days:
         return self.at(repository, since if first is None else first)
 
     def history(self, repository: str) -> list[Day]:
-        """Every day of every suite, the newest first."""
+        """Every day of every suite that was not removed, the newest first."""
         query = (
-            sa.select(_C.suite, _C.taken_at, _C.manifest, _C.changes)
-            .where(_C.repository == repository)
+            sa.select(*_COLUMNS)
+            .where(_C.repository == repository, _C.removed_at.is_(None))
             .order_by(_C.taken_at.desc(), _C.suite)
         )
         with self._database.reading() as connection:
             return [Day(**row._asdict()) for row in connection.execute(query)]
+
+    def is_kept(self, repository: str, manifest: str) -> bool:
+        """Whether a state is that of some day that was not removed."""
+        with self._database.reading() as connection:
+            return _KEPT.first(connection, of=repository, name=manifest) is not None
+
+    def remove(
+        self, connection: sa.Connection, repository: str, days: Iterable[Day], now: datetime
+    ) -> None:
+        """Let days go, in a running transaction."""
+        for day in days:
+            _REMOVE.run(connection, of=repository, which=day.suite, when=day.taken_at, now=now)
 
     def repositories(self) -> list[str]:
         """The names of the repositories that have days."""

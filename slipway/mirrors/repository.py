@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """How many days are kept, of those that nobody has pinned: the newest state of each of the last
+    so many days, weeks and months that have one."""
+
+    daily: int = 60
+    weekly: int = 26
+    monthly: int = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +24,10 @@ class AptRepository:
     urls: tuple[str, ...]
     #: Names below ``dists/``; one that ends in a slash is flat: a directory with the release in it.
     suites: tuple[str, ...]
-    keyring: Path
+    #: The certificates that may sign it.
+    keyring: bytes
+    #: The file on a client that has them, for its sources.
+    signed_by: str
     #: Empty: all that the release names.
     components: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ("amd64",)
@@ -26,3 +38,4 @@ class AptRepository:
     contents: bool = False
     #: Packages of the Debian installer.
     installer: bool = False
+    keep: Keep = Keep()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pysequoia import Cert, Sig, verify
+from pysequoia.packet import PacketPile
 
 from slipway.errors import BadSignature, InvalidInput, Problem
 
@@ -21,17 +21,13 @@ class Keyring:
         self._name = name
 
     @classmethod
-    def from_file(cls, path: Path) -> Keyring:
+    def from_bytes(cls, data: bytes, name: str) -> Keyring:
         """Those in a file, binary or armored. Raises `InvalidInput`."""
         try:
-            found = Cert.split_bytes(path.read_bytes())
-        except OSError as error:
-            what = f"the keyring cannot be read: {error.strerror}"
-            raise InvalidInput(Problem(where=str(path), what=what)) from error
+            return cls(Cert.split_bytes(data), name)
         except RuntimeError as error:
             what = f"this holds no OpenPGP certificates: {_first_line(error)}"
-            raise InvalidInput(Problem(where=str(path), what=what)) from error
-        return cls(found, path.name)
+            raise InvalidInput(Problem(where=name, what=what)) from error
 
     def signed_text(self, signed: bytes, where: str) -> bytes:
         """The text of a clear-signed file. Raises `BadSignature`, also for text outside the
@@ -50,10 +46,21 @@ class Keyring:
 
     def check_detached(self, text: bytes, signature: bytes, where: str) -> None:
         """Check a text against a signature in a file of its own. Raises `BadSignature`."""
+        failure: RuntimeError | None = None
         try:
-            verify(bytes=text, store=self._for_keys, signature=Sig.from_bytes(signature))
+            packets = list(PacketPile.from_bytes(signature))
         except RuntimeError as error:
             raise self._refused(where, error) from error
+        # Distributions sign with the keys of several releases; one that we know is enough.
+        for packet in packets:
+            try:
+                signed = Sig.from_bytes(bytes(packet))
+                verify(bytes=text, store=self._for_keys, signature=signed)
+            except RuntimeError as error:
+                failure = error
+            else:
+                return
+        raise self._refused(where, failure or RuntimeError("it is empty")) from failure
 
     def _for_keys(self, _key_ids: list[str]) -> list[Cert]:
         return self._certificates

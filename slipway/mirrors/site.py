@@ -103,6 +103,12 @@ class Site:
             found, lasting = self.days.at(repository, moment), True
         if not found:
             raise NotFound(self._why_not(when, repository))
+        gone = [day for day in found if day.removed_at and not self._is_kept(repository, day)]
+        if gone:
+            raise NotFound(
+                f"{repository} of {when} was removed on {gone[0].removed_at:%Y-%m-%d}: it was not "
+                "pinned, and older than what is kept"
+            )
         return Resolved(days=found, lasting=lasting)
 
     def look(self, when: str, repository: str, path: str) -> Found | Folder:
@@ -122,6 +128,10 @@ class Site:
             state = when_of(resolved.taken_at)
             raise NotFound(f"{repository} has no {path} in its state of {state}")
         return folder
+
+    def _is_kept(self, repository: str, day: Day) -> bool:
+        """What a removed day names is here while another day names it."""
+        return self.days.is_kept(repository, day.manifest)
 
     def state(self, day: Day) -> SuiteState:
         """The state a day is of."""

@@ -63,6 +63,24 @@ def read_chunks(path: Path, suffix: str, where: str) -> Iterator[bytes]:
         raise ReleaseRefused(f"{where}: this cannot be decompressed: {error}") from error
 
 
+def kind_of(path: str) -> str:
+    """``Packages`` of ``main/binary-amd64/Packages.xz``."""
+    return path.rpartition("/")[2].partition(".")[0]
+
+
+def names_files(path: str) -> bool:
+    """Whether what is at a path of an index is an index of files."""
+    return kind_of(path) in _READERS
+
+
+def entries(blob: Path, path: str, where: str) -> Iterator[Entry]:
+    """The files that an index names; ``blob`` has its bytes, ``path`` says how they are to be read.
+    Raises `ReleaseRefused`."""
+    kind = kind_of(path)
+    suffix = path.rpartition("/")[2].removeprefix(kind)
+    return _READERS[kind](read_chunks(blob, suffix, where), where)
+
+
 def packages(chunks: Iterable[bytes], where: str) -> Iterator[Entry]:
     """The files of a ``Packages`` index. Raises `ReleaseRefused`."""
     for stanza in _stanzas(chunks):
@@ -93,6 +111,12 @@ def sources(chunks: Iterable[bytes], where: str) -> Iterator[Entry]:
                 version=version,
                 architecture=b"source",
             )
+
+
+_READERS: dict[str, Callable[[Iterable[bytes], str], Iterator[Entry]]] = {
+    "Packages": packages,
+    "Sources": sources,
+}
 
 
 def _entry(where: str, *, sha256: bytes, size: bytes, path: bytes, **words: bytes) -> Entry:

@@ -110,6 +110,25 @@ class Store:
         for directory in directories:
             _sync(directory)
 
+    def discard(self, sha256: str) -> None:
+        """Take a damaged blob out of the way."""
+        self.set_aside(self.path(sha256))
+
+    def blobs(self) -> Iterator[Path]:
+        """The files of all blobs."""
+        return self._blobs.glob("*/*")
+
+    def leftovers(self) -> Iterator[Path]:
+        """What is not received yet, and what was set aside."""
+        yield from self._incoming.glob("*")
+        yield from self._quarantine.glob("*")
+
+    def forget_aliases(self) -> None:
+        """Remove the links to blobs that are not here any more."""
+        for link in (self.root / "by").glob("*/*/*"):
+            if not link.exists():
+                link.unlink()
+
     def free_bytes(self) -> int:
         """How much room there is."""
         self._mkdir(self.root)

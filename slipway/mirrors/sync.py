@@ -15,19 +15,19 @@ from slipway import steps
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import MirrorError
-from slipway.mirrors import manifest
+from slipway.mirrors import leases, manifest
 from slipway.mirrors.apt import SuiteSync, Taken
+from slipway.mirrors.care import Broken, Care, Pruned
 from slipway.mirrors.days import Day, Days, next_moment
 from slipway.mirrors.difference import compare
 from slipway.mirrors.fetch import STALL_S, Upstream
+from slipway.mirrors.pins import Pins
 from slipway.mirrors.progress import Progress
 from slipway.mirrors.repository import AptRepository
 from slipway.mirrors.signatures import Keyring
 from slipway.mirrors.site import Site
 from slipway.mirrors.store import Store
 
-#: How long a repository stays with a process that went silent.
-LEASE_S = 60.0
 #: Room on the disk that a sync does not use up.
 RESERVE_BYTES = 1 << 30
 #: Transfers at a time.
@@ -64,6 +64,7 @@ class Mirror:
     ) -> None:
         self.store = store
         self.days = Days(database)
+        self.pins = Pins(database)
         self._database = database
         self._clock = clock
         self._connections = connections
@@ -74,25 +75,44 @@ class Mirror:
         """All of them, for those who ask for files."""
         return Site(self.store, self.days, self._clock)
 
+    def verify(self, progress: Progress | None = None) -> list[Broken]:
+        """Read every file that a day names; answers those that are not as they should be."""
+        return self._care().verify(progress or Progress())
+
+    def repair(
+        self,
+        repositories: Mapping[str, AptRepository],
+        *,
+        actor: str,
+        progress: Progress | None = None,
+    ) -> list[Broken]:
+        """Fetch what is damaged or missing again; answers all that was. Raises `Conflict` while
+        files are being removed."""
+        return self._care().repair(repositories, actor=actor, progress=progress or Progress())
+
+    def prune(
+        self, repositories: Mapping[str, AptRepository], *, actor: str, dry_run: bool = False
+    ) -> Pruned:
+        """Remove the days that are neither pinned nor to be kept, and the files that no day names.
+        Raises `Conflict` while a sync is under way."""
+        return self._care().prune(repositories, actor=actor, dry_run=dry_run)
+
+    def _care(self) -> Care:
+        return Care(self.store, self._database, self._clock)
+
     def sync(
         self, repository: AptRepository, *, actor: str, progress: Progress | None = None
     ) -> Synced:
         """Take every suite as it is now. One that cannot be taken keeps the day it has, and is
         named among the failures. Raises `Conflict` while another sync of the repository is under
         way, `InvalidInput` for a keyring that is none, `LeaseLost`."""
-        keyring = Keyring.from_file(repository.keyring)
+        keyring = Keyring.from_bytes(repository.keyring, f"the keyring of {repository.name}")
         progress = progress or Progress()
-        driver = steps.acquire(
-            self._database,
-            self._clock,
-            f"mirror/{repository.name}",
-            actor=actor,
-            lease_s=LEASE_S,
-        )
+        driver = leases.take_for_sync(self._database, self._clock, repository.name, actor=actor)
         upstream = Upstream(
             repository.urls, self._clock, connections=self._connections, stall_s=self._stall_s
         )
-        duty = _Duty(driver, self._clock)
+        alive = leases.keeping(driver)
         failures: dict[str, MirrorError] = {}
         taken: dict[str, Taken] = {}
         before = self._states(repository.name)
@@ -111,7 +131,7 @@ class Mirror:
                         pool=pool,
                         progress=progress,
                         reserve_bytes=self._reserve_bytes,
-                        alive=duty.look,
+                        alive=alive,
                     )
                     try:
                         taken[suite] = one.take()
@@ -167,19 +187,3 @@ class Mirror:
         if now.unchanged:
             return {}
         return compare(self.store, None if before is None else before.state, now.state).counts()
-
-
-class _Duty:
-    """Keeps the lease while the work goes on."""
-
-    def __init__(self, driver: steps.Driver, clock: Clock) -> None:
-        self._driver = driver
-        self._clock = clock
-        self._renewed = clock.monotonic()
-
-    def look(self) -> None:
-        """Renew the lease when it is time. Raises `LeaseLost`."""
-        now = self._clock.monotonic()
-        if now - self._renewed > LEASE_S / 4:
-            self._driver.renew()
-            self._renewed = now

@@ -5,7 +5,7 @@ from slipway.records.agents import Agent, AgentInstruction, AgentOutput
 from slipway.records.audit import AuditEntry, AuditHead, AuditKind
 from slipway.records.changes import Change, ChangeHorizon
 from slipway.records.handing import CallBack, CallBackMessage, HandOver
-from slipway.records.mirrors import MirrorDay
+from slipway.records.mirrors import MirrorDay, MirrorPin, MirrorRepository
 from slipway.records.secrets import Credential
 from slipway.records.servers import Environment, Installation, Launch, LaunchStatus, Server
 from slipway.records.steps import Lease, Step, StepStatus
@@ -34,6 +34,8 @@ __all__ = [
     "LaunchStatus",
     "Lease",
     "MirrorDay",
+    "MirrorPin",
+    "MirrorRepository",
     "SeenInstance",
     "Server",
     "Step",

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from slipway.api.mirror_site import MirrorSite
 from slipway.database import Database
 from slipway.mirrors import manifest
+from slipway.mirrors.asgi import MirrorSite
 from slipway.mirrors.days import Day
 from slipway.mirrors.sources import apt_sources
 from slipway.mirrors.store import Store

@@ -220,7 +220,7 @@ def _rolled_back(archive: DebArchive) -> None:
 REFUSED: dict[str, tuple[Callable[[DebArchive], None], str]] = {
     "prefix": (_prefix, "there is text outside the signed block"),
     "suffix": (_suffix, "there is text outside the signed block"),
-    "wrong key": (_wrong_key, "no valid signature by a key of upstream-keyring.gpg"),
+    "wrong key": (_wrong_key, "no valid signature by a key of the keyring of debian"),
     "expired": (_expired, "its release was valid until 2026-11-01 00:00 UTC"),
     "future": (_future, "which is in the future"),
     "rolled back": (_rolled_back, "the upstream was rolled back"),

@@ -35,7 +35,7 @@ def in_release(archive: DebArchive) -> bytes:
 
 @pytest.fixture(scope="module")
 def keyring(archive: DebArchive) -> Keyring:
-    return Keyring.from_file(archive.keyring)
+    return Keyring.from_bytes(archive.keyring.read_bytes(), "debian-keyring.gpg")
 
 
 # --- Signatures -----------------------------------------------------------------------------------
@@ -81,6 +81,22 @@ def test_another_key_is_refused(archive: DebArchive, keyring: Keyring) -> None:
         keyring.check_detached(text, detached, "Release")
 
 
+def test_one_known_key_of_several_is_enough(archive: DebArchive, keyring: Keyring) -> None:
+    """Distributions sign with the keys of several releases, in whichever order."""
+    text = (archive.root / "dists/stable/Release").read_bytes()
+    stranger = Tsk.generate("Next release <next@example.org>")
+    each = [
+        sign(key.signer(), text, mode=SignatureMode.DETACHED, armor=False)
+        for key in (stranger, archive.key)
+    ]
+    for both in (each[0] + each[1], each[1] + each[0]):
+        keyring.check_detached(text, both, "Release")
+        with pytest.raises(ReleaseRefused, match="no valid signature"):
+            keyring.check_detached(text + b"x", both, "Release")
+    with pytest.raises(ReleaseRefused, match="no valid signature"):
+        keyring.check_detached(text, b"<html>", "Release")
+
+
 def test_gpgv_agrees(archive: DebArchive, in_release: bytes, tmp_path: Path) -> None:
     """The generator signs as distributions do: GnuPG, which apt asks, accepts it."""
     if shutil.which("gpgv") is None:
@@ -92,13 +108,10 @@ def test_gpgv_agrees(archive: DebArchive, in_release: bytes, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
 
 
-def test_a_keyring_that_is_none_is_refused(tmp_path: Path) -> None:
-    """A missing file and one of something else are told apart, by name."""
-    with pytest.raises(InvalidInput, match=r"none\.gpg: the keyring cannot be read"):
-        Keyring.from_file(tmp_path / "none.gpg")
-    (tmp_path / "page.gpg").write_text("<html>")
+def test_a_keyring_that_is_none_is_refused() -> None:
+    """Something else than certificates is named as such."""
     with pytest.raises(InvalidInput, match=r"page\.gpg: this holds no OpenPGP certificates"):
-        Keyring.from_file(tmp_path / "page.gpg")
+        Keyring.from_bytes(b"<html>", "page.gpg")
 
 
 # --- Releases -------------------------------------------------------------------------------------

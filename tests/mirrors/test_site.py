@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from slipway.api.app import create_app
-from slipway.api.mirror_site import MirrorSite
 from slipway.database import Database
 from slipway.launches.services import build_services
+from slipway.mirrors.asgi import MirrorSite
 from slipway.mirrors.days import Day
 from slipway.mirrors.site import when_of
 from slipway.mirrors.store import Store

@@ -21,9 +21,9 @@ from slipway.errors import Conflict, LeaseLost, ReleaseRefused, UpstreamUnavaila
 from slipway.mirrors import manifest
 from slipway.mirrors.days import Day, Days, next_moment
 from slipway.mirrors.difference import PackageChange, compare
+from slipway.mirrors.leases import LEASE_S
 from slipway.mirrors.repository import AptRepository
 from slipway.mirrors.store import Store
-from slipway.mirrors.sync import LEASE_S
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.fake_clock import FakeClock
 from slipway.testing.web import Web
@@ -154,6 +154,18 @@ def test_an_upstream_without_by_hash_and_without_inrelease(
     assert world.packages(first) == world.expected()
 
 
+def test_a_stale_signature_beside_a_good_release_is_left_out(world: World) -> None:
+    """InRelease says all; a cache that has an old Release.gpg beside it costs nobody the day."""
+    stale = (world.archive.root / "dists/stable/Release.gpg").read_bytes()
+    world.next_day(change=1)
+    (world.archive.root / "dists/stable/Release.gpg").write_bytes(stale)
+    day = world.synced()
+    assert world.packages(day) == world.expected()
+    served = manifest.load(world.store, day.manifest).files
+    assert "dists/stable/InRelease" in served
+    assert not {"dists/stable/Release", "dists/stable/Release.gpg"} & set(served)
+
+
 def test_a_flat_repository(world: World) -> None:
     """A directory with packages and a release in it, as third parties publish them."""
     source, flat = world.archive.root / "dists/stable", world.archive.root / "flat"
@@ -166,7 +178,8 @@ def test_a_flat_repository(world: World) -> None:
         name="flat",
         urls=(f"{world.web.url}/flat",),
         suites=("/",),
-        keyring=world.archive.keyring,
+        keyring=world.archive.keyring.read_bytes(),
+        signed_by=str(world.archive.keyring),
     )
     done = world.mirror().sync(repository, actor=ACTOR)
     assert done.failures == {}
@@ -254,7 +267,13 @@ from slipway.mirrors.repository import AptRepository
 from slipway.mirrors.store import Store
 from slipway.mirrors.sync import Mirror
 store, database, url, keyring = sys.argv[1:]
-repository = AptRepository(name="debian", urls=(url,), suites=("stable",), keyring=Path(keyring))
+repository = AptRepository(
+    name="debian",
+    urls=(url,),
+    suites=("stable",),
+    keyring=Path(keyring).read_bytes(),
+    signed_by=keyring,
+)
 mirror = Mirror(Store(Path(store)), Database(database), SystemClock(), reserve_bytes=0)
 done = mirror.sync(repository, actor="test")
 sys.exit(str(done.failures) if done.failures else 0)

@@ -35,7 +35,8 @@ class World:
             name="debian",
             urls=(self.web.url,),
             suites=self.archive.suites,
-            keyring=self.archive.keyring,
+            keyring=self.archive.keyring.read_bytes(),
+            signed_by=str(self.archive.keyring),
         )
 
     def mirror(self, **options: int | float) -> Mirror:

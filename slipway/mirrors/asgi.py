@@ -19,8 +19,8 @@ import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from slipway.api import mirror_pages
 from slipway.errors import NotFound, SlipwayError
+from slipway.mirrors import pages
 from slipway.mirrors.site import Found, Site, when_of
 
 PREFIX = "/snapshots"
@@ -69,14 +69,14 @@ class MirrorSite:
         when, _, rest = path.partition("/")
         repository, slash, below = rest.partition("/")
         if not repository:
-            return _Page(mirror_pages.overview(self._site, when))
+            return _Page(pages.overview(self._site, when))
         found = self._site.look(when, repository, below)
         if isinstance(found, Found):
             return found
         if not slash or (below and not below.endswith("/")):
             # Relative links need the slash; a name without one would lead a level too high.
             return _Elsewhere(f"{path.rpartition('/')[2]}/")
-        return _Page(mirror_pages.folder(self._site, when, found), when_of(found.taken_at))
+        return _Page(pages.folder(self._site, when, found), when_of(found.taken_at))
 
 
 class _Elsewhere:
@@ -108,7 +108,7 @@ class _Answer:
         """A page for people."""
         headers = {
             "Content-Type": "text/html; charset=utf-8",
-            "Content-Security-Policy": mirror_pages.POLICY,
+            "Content-Security-Policy": pages.POLICY,
             "Cache-Control": "no-cache",
         }
         if page.resolved:

@@ -24,7 +24,7 @@ _MONTHS = 13
 @functools.cache
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "mirror_html"),
+        loader=FileSystemLoader(Path(__file__).parent / "html"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

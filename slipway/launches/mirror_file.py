@@ -1,0 +1,205 @@
+"""The mirrors file: which package repositories are kept by day.
+
+``slipway mirror add FILE`` reads it; what is in it is told in ``docs/mirrors.md`` and in its JSON
+Schema. What was read is on record, so that every process that syncs, serves or lists knows it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from slipway.clock import Clock
+from slipway.database import Database
+from slipway.errors import InvalidInput, NotFound, Problem
+from slipway.mirrors.repository import AptRepository, Keep
+from slipway.mirrors.signatures import Keyring
+from slipway.records import MirrorRepository
+from slipway.servertemplates.document import check_model
+from slipway.servertemplates.yaml_source import load
+from slipway.spelling import nearest
+
+_REPOSITORIES = MirrorRepository.__table__  # type: ignore[attr-defined]
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9+._-]*$")]
+_ADDRESS = re.compile(r"https?://[^\s/@?#]+(?:/[^\s?#]*)?\Z")
+
+
+def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
+    """What is wrong is not shown: it may hold a password."""
+    if not values or not all(_ADDRESS.match(value) for value in values):
+        raise ValueError(
+            "these have to be one or more addresses such as https://deb.debian.org/debian, without "
+            "a user or a password"
+        )
+    return values
+
+
+Addresses = Annotated[tuple[str, ...], AfterValidator(_addresses)]
+#: A suite, perhaps of several words (``stable/updates``), or the directory of a flat repository.
+Suite = Annotated[str, StringConstraints(pattern=r"^(?:/|[A-Za-z0-9][A-Za-z0-9+._/-]*)$")]
+Number = Annotated[int, Field(ge=0, le=10_000)]
+
+
+class _Written(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class KeepEntry(_Written):
+    """Of how many of the last days, weeks and months the newest state is kept."""
+
+    daily: Number = Field(default=Keep().daily, description="Days.")
+    weekly: Number = Field(default=Keep().weekly, description="Weeks.")
+    monthly: Number = Field(default=Keep().monthly, description="Months.")
+
+
+class AptEntry(_Written):
+    """A Debian repository."""
+
+    kind: Literal["apt"] = Field(title="kind of repository", description="Which clients it is for.")
+    urls: Addresses = Field(description="Where it is mirrored from, in order of preference.")
+    suites: tuple[Suite, ...] = Field(
+        min_length=1,
+        description="Names below dists/; one that ends in a slash is the directory of a flat "
+        "repository.",
+    )
+    keyring: Text = Field(
+        description="File with the OpenPGP certificates that may sign it, binary or armored; "
+        "relative to this file."
+    )
+    signed_by: Text | None = Field(
+        default=None,
+        description="Where clients have those certificates; without it, where this file says.",
+    )
+    components: tuple[Word, ...] = Field(
+        default=(), description="Without it, all that the release names."
+    )
+    architectures: tuple[Word, ...] = Field(
+        default=("amd64",), min_length=1, description="Debian's names for them."
+    )
+    languages: tuple[Word, ...] = Field(
+        default=("en",), description="Of translated descriptions of packages."
+    )
+    sources: bool = Field(default=False, description="Source packages as well.")
+    contents: bool = Field(default=False, description="Lists of which file is in which package.")
+    installer: bool = Field(default=False, description="Packages of the Debian installer.")
+    keep: KeepEntry = Field(default=KeepEntry(), description="What 'slipway mirror prune' leaves.")
+
+
+class MirrorsFile(_Written):
+    """Repositories by the names that addresses and commands use."""
+
+    schema_: Literal["slipway-mirrors/1"] = Field(
+        alias="schema", title="mirrors schema", description="Which rules the file follows."
+    )
+    mirrors: dict[
+        Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")], AptEntry
+    ] = Field(min_length=1, description="By name.")
+
+
+def read_mirrors(path: Path) -> Mapping[str, tuple[AptEntry, bytes]]:
+    """The repositories in a file, each with its keyring. Raises `InvalidInput` with every problem
+    in it."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"the mirrors file cannot be read ({error})"
+        raise InvalidInput(Problem(where=str(path), what=what)) from error
+    located, problems = load(text, path.name)
+    if located.data is None and problems:
+        raise InvalidInput(problems)
+    file, more, _ = check_model(located, MirrorsFile)
+    problems += more
+    found: dict[str, tuple[AptEntry, bytes]] = {}
+    for name, entry in file.mirrors.items() if file is not None else ():
+        where = located.where(("mirrors", name, "keyring"))
+        try:
+            found[name] = (entry, _keyring(path.parent / entry.keyring, where))
+        except InvalidInput as error:
+            problems += error.problems
+    if problems:
+        raise InvalidInput(problems)
+    return found
+
+
+def _keyring(path: Path, where: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        what = f"the keyring {path} cannot be read: {error.strerror}"
+        raise InvalidInput(Problem(where=where, what=what)) from error
+    Keyring.from_bytes(data, where)
+    return data
+
+
+def declare(
+    database: Database, clock: Clock, found: Mapping[str, tuple[AptEntry, bytes]]
+) -> dict[str, Literal["added", "changed", "unchanged"]]:
+    """Put repositories on record, all or none; answers what became of each. Those of another file
+    stay."""
+    outcomes: dict[str, Literal["added", "changed", "unchanged"]] = {}
+    with database.transaction() as connection:
+        for name, (entry, keyring) in found.items():
+            document = entry.model_dump(mode="json")
+            values = {"document": document, "keyring": keyring, "declared_at": clock.now()}
+            row = connection.execute(
+                sa.select(_REPOSITORIES.c.document, _REPOSITORIES.c.keyring).where(
+                    _REPOSITORIES.c.name == name
+                )
+            ).first()
+            if row is None:
+                connection.execute(sa.insert(_REPOSITORIES).values(name=name, **values))
+                outcomes[name] = "added"
+            elif (row.document, row.keyring) == (document, keyring):
+                outcomes[name] = "unchanged"
+            else:
+                connection.execute(
+                    sa.update(_REPOSITORIES).where(_REPOSITORIES.c.name == name).values(**values)
+                )
+                outcomes[name] = "changed"
+    return outcomes
+
+
+def declared(database: Database) -> dict[str, AptRepository]:
+    """The repositories on record, by name."""
+    with database.reading() as connection:
+        rows = connection.execute(sa.select(_REPOSITORIES).order_by(_REPOSITORIES.c.name)).all()
+    return {row.name: _repository(row) for row in rows}
+
+
+def find_declared(database: Database, name: str) -> AptRepository:
+    """One of them. Raises `NotFound`."""
+    known = declared(database)
+    if name not in known:
+        raise NotFound(f"no repository {name} is mirrored{nearest(name, known)}")
+    return known[name]
+
+
+def _repository(row: Any) -> AptRepository:
+    entry = AptEntry.model_validate_json(_json(row.document))
+    return AptRepository(
+        name=row.name,
+        urls=entry.urls,
+        suites=entry.suites,
+        keyring=row.keyring,
+        signed_by=entry.signed_by or entry.keyring,
+        components=entry.components,
+        architectures=entry.architectures,
+        languages=entry.languages,
+        sources=entry.sources,
+        contents=entry.contents,
+        installer=entry.installer,
+        keep=Keep(daily=entry.keep.daily, weekly=entry.keep.weekly, monthly=entry.keep.monthly),
+    )
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    # Strict models take tuples from JSON alone.
+    return json.dumps(document)
