@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -88,8 +91,11 @@ async def test_a_killed_holder_is_replaced(tmp_path: Path) -> None:
         await run(found, root, "true")
         held = found.namespace(root)
         assert held is not None
-        argv = ["kill", "-9", str(held.holder_pid)]
-        await (await asyncio.create_subprocess_exec(*argv)).wait()
+        holder = os.pidfd_open(held.holder_pid)
+        signal.pidfd_send_signal(holder, signal.SIGKILL)
+        # It is readable when the process has ended, which is some time after the signal was sent.
+        await asyncio.to_thread(select.select, [holder], [], [])
+        os.close(holder)
         assert await run(found, root, "echo again") == (0, "again")
     finally:
         await found.close()

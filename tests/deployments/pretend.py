@@ -165,11 +165,15 @@ def pretend(settings: Settings, path: Path) -> Iterator[PretendWorld]:
 class _Far:
     """An object in the process of the test: its methods are called there."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str, far_type: type) -> None:
         self._path = path
         self._called = name
+        self._type = far_type
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
+        # What it cannot do is missing here as well: a port's optional parts are asked for by name.
+        if not hasattr(self._type, method):
+            raise AttributeError(method)
         return functools.partial(self._call, method)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -195,7 +199,7 @@ class FarConnector:
     """Connections to the servers."""
 
     def __init__(self, path: str) -> None:
-        self._servers = _Far(path, "servers")
+        self._servers = _Far(path, "servers", PretendServers)
 
     def connect(self, endpoint: Endpoint, *, timeout_s: float) -> Remote:  # noqa: ARG002
         """See `Connector`."""
@@ -229,7 +233,7 @@ class FarRemote(FakeRemote):
 
 def pretended_services(path: str) -> Services:
     """The services of a worker, with the cloud and the servers of the test's process."""
-    clouds = {"local": FarCloud(path, "cloud")}
+    clouds = {"local": FarCloud(path, "cloud", PretendCloud)}
     return replace(build_services(Settings()), clouds=clouds, connector=FarConnector(path))  # type: ignore[arg-type]
 
 
