@@ -34,7 +34,7 @@ from tests.launches.world import counted
 from tests.pages.serving import serving
 from tests.postgres import PostgresUnavailable, PrivateServer
 
-pytestmark = [*ENGINE, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [*ENGINE, pytest.mark.slow, pytest.mark.timeout(600)]
 
 OPERATIONAL = LaunchStatus.OPERATIONAL
 
