@@ -250,9 +250,20 @@ def _run_operational_script(schema: Schema, choices: Choices) -> None:
         fields["script"]["description"] += f" {known}."
 
 
-def _sweep_orphans(schema: Schema, choices: Choices) -> None:  # noqa: ARG001  (as all are called)
-    schema["properties"]["request"]["title"] = "Sweep"
-    _in_order(schema["definitions"]["SweepRequest"]["properties"])
+def _snapshot_mirrors(schema: Schema, choices: Choices) -> None:
+    _plainly("Snapshot")(schema, choices)
+    fields = schema["definitions"]["SnapshotRequest"]["properties"]
+    _offer(fields["repositories"]["items"], choices.mirrors)
+
+
+def _plainly(title: str) -> Callable[[Schema, Choices], None]:
+    """A form whose only field is a request of this title, with nothing to choose from."""
+
+    def shape(schema: Schema, choices: Choices) -> None:  # noqa: ARG001  (as all are called)
+        schema["properties"]["request"]["title"] = title
+        _in_order(schema["definitions"][f"{title}Request"]["properties"])
+
+    return shape
 
 
 _FORMS: Mapping[str, Callable[[Schema, Choices], None]] = {
@@ -261,7 +272,10 @@ _FORMS: Mapping[str, Callable[[Schema, Choices], None]] = {
     "resume-launch": _resume_launch,
     "decommission-server": _decommission_server,
     "run-operational-script": _run_operational_script,
-    "sweep-orphans": _sweep_orphans,
+    "sweep-orphans": _plainly("Sweep"),
+    "snapshot-mirrors": _snapshot_mirrors,
+    "verify-mirrors": _plainly("Verify"),
+    "prune-mirrors": _plainly("Prune"),
 }
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -76,46 +76,56 @@ async def publish_table(table: Sequence[Mapping[str, str]], *, key: str, descrip
         _log.exception("the table %s could not be published", key)
 
 
-class Progress:
-    """How many of several have ended, as a bar on the run page; moved at most every two seconds,
-    as each move is a call of Prefect's API."""
+class Bar:
+    """A bar on the run page; moved at most every two seconds, as each move is a call of Prefect's
+    API."""
 
     EVERY_S = 2.0
 
-    def __init__(self, total: int, what: str) -> None:
-        self._total = total
-        self._what = what
-        self._done = 0
+    def __init__(self, description: str) -> None:
+        self._description = description
         self._artifact: UUID | None = None
         self._shown_at = 0.0
 
     async def begin(self) -> None:
-        """Show an empty bar, where there is a run page and more than one to wait for."""
-        if FlowRunContext.get() is None or self._total < 2:
+        """Show an empty bar, where there is a run page."""
+        if FlowRunContext.get() is None:
             return
         async with self._shown():
             self._artifact = await acreate_progress_artifact(
-                progress=0.0, key="progress", description=f"{self._total} {self._what}"
+                progress=0.0, key="progress", description=self._description
             )
             self._shown_at = asyncio.get_running_loop().time()
 
-    async def one_more(self) -> None:
-        """One has ended, however."""
-        self._done += 1
+    async def move(self, fraction: float) -> None:
+        """So much is done, from 0 to 1."""
         now = asyncio.get_running_loop().time()
         if now - self._shown_at >= self.EVERY_S:
             self._shown_at = now
-            await self._show()
+            await self.end(fraction)
 
-    async def end(self) -> None:
-        """No more will come."""
-        await self._show()
-
-    async def _show(self) -> None:
+    async def end(self, fraction: float) -> None:
+        """So much is done, and no more will be."""
         if self._artifact is not None:
             async with self._shown():
-                percent = 100.0 * self._done / self._total
-                await aupdate_progress_artifact(self._artifact, percent)
+                await aupdate_progress_artifact(self._artifact, 100.0 * fraction)
+
+    @contextlib.asynccontextmanager
+    async def following(self, fraction: Callable[[], float]) -> AsyncIterator[None]:
+        """Keep the bar where ``fraction`` says, while the block runs."""
+        await self.begin()
+        follower = asyncio.create_task(self._follow(fraction))
+        try:
+            yield
+        finally:
+            follower.cancel()
+            await asyncio.wait([follower])
+        await self.end(fraction())
+
+    async def _follow(self, fraction: Callable[[], float]) -> None:
+        while True:
+            await asyncio.sleep(self.EVERY_S)
+            await self.move(fraction())
 
     @contextlib.asynccontextmanager
     async def _shown(self) -> AsyncIterator[None]:
@@ -124,6 +134,29 @@ class Progress:
                 yield
         except Exception:  # noqa: BLE001  (logged: a picture is not the work)
             _log.exception("the progress could not be published")
+
+
+class Progress:
+    """How many of several have ended, as a bar on the run page."""
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total = total
+        self._done = 0
+        self._bar = Bar(f"{total} {what}")
+
+    async def begin(self) -> None:
+        """Show an empty bar, where there is more than one to wait for."""
+        if self._total > 1:
+            await self._bar.begin()
+
+    async def one_more(self) -> None:
+        """One has ended, however."""
+        self._done += 1
+        await self._bar.move(self._done / self._total)
+
+    async def end(self) -> None:
+        """No more will come."""
+        await self._bar.end(self._done / max(self._total, 1))
 
 
 def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:

@@ -28,12 +28,14 @@
   + GateFailed                a gate's deadline passed, or a signal said it never will
     - GateNotPassed           … with what was seen last (`slipway.gates.wait`)
   + TimeServerUnusable        a time server's answer says nothing (`slipway.gates.ntp`; retryable)
+  + Stopped                   somebody has asked for this work to be ended
   + MirrorError
     - UpstreamUnavailable     a repository's upstream does not answer as it should (retryable)
     - UpstreamInconsistent    an upstream's files do not fit each other for now (retryable)
     - ReleaseRefused          what an upstream has signed, or has not, must not be published
       · BadSignature          … for it is not signed as it is by a key we know
     - BlobBroken              a file's bytes are not those of its name (retryable)
+    - SuitesNotTaken          some suites of a repository keep the day they have; carries why
     - DiskFull                there is no room for what is to be kept
   + EngineUnavailable         the engine cannot take work now (retryable)
   + EngineRefused             the engine understood and said no
@@ -43,7 +45,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -241,6 +243,19 @@ class BlobBroken(MirrorError):
 
 class DiskFull(MirrorError):
     """There is no room on the disk."""
+
+
+class SuitesNotTaken(MirrorError):
+    """Some suites of a repository could not be taken."""
+
+    def __init__(self, failures: Mapping[str, MirrorError]) -> None:
+        #: By suite, what was wrong with it.
+        self.failures = dict(failures)
+        super().__init__("; ".join(str(failure) for failure in self.failures.values()))
+
+
+class Stopped(SlipwayError):
+    """Somebody has asked for this work to be ended."""
 
 
 class EngineUnavailable(SlipwayError):

@@ -1,4 +1,5 @@
-"""What the watch over instances has seen, as events of Prefect: for automations that act on it."""
+"""What the watch over instances has seen and what became of mirrors, as events of Prefect: for
+automations that act on it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.events import emit_event
 
+from slipway.mirrors.events import subject_of
 from slipway.watch.waiting import News
 
 
@@ -30,3 +32,17 @@ def announce(news: Sequence[News]) -> None:
             related=[launch] if each.launch_id else [],
             payload={"summary": each.summary, **each.detail},
         )
+
+
+def announce_mirror(kind: str, name: str, **payload: str) -> None:
+    """Emit an event about a mirrored repository, in a flow run."""
+    if FlowRunContext.get() is None:
+        return
+    emit_event(
+        f"slipway.{kind}",
+        resource={
+            "prefect.resource.id": f"slipway.{subject_of(name).replace('/', '.')}",
+            "prefect.resource.name": name,
+        },
+        payload=payload,
+    )

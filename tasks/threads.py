@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from slipway.database import Database, Outcome
+from slipway.mirrors.progress import Progress
 from tasks.services import current_services
 
 P = ParamSpec("P")
@@ -119,6 +120,8 @@ class Pools:
         self.listings = ThreadPoolExecutor(4, "slipway-listings")
         # Whoever hears events waits for them most of the time.
         self.hearing = ThreadPoolExecutor(16, "slipway-hearing")
+        # A first sync takes hours; each has transfers side by side of its own.
+        self.mirrors = ThreadPoolExecutor(4, "slipway-mirrors")
         # Those who follow a script stay for a while; a short question must not queue behind them.
         self.questions = ThreadPoolExecutor(max(connections // 4, 1), "slipway-questions")
         self.followers = ThreadPoolExecutor(max(connections * 3 // 4, 1), "slipway-followers")
@@ -194,6 +197,21 @@ async def listings(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 async def hearing(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run code that waits until a cloud tells something."""
     return await in_thread(pools().hearing, function, *args, **kwargs)
+
+
+async def mirrors(function: Callable[..., T], *args: Any, progress: Progress, **kwargs: Any) -> T:
+    """Run code that fetches, reads or removes files of mirrors. It is given the progress, by which
+    it is asked to end when the caller is cancelled."""
+    job = asyncio.ensure_future(
+        in_thread(pools().mirrors, function, *args, progress=progress, **kwargs)
+    )
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        progress.stop()
+        job.cancel()
+        await _end_of(job)
+        raise
 
 
 async def questions(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -21,6 +21,7 @@ from slipway.records import (
     Environment,
     Launch,
     LaunchStatus,
+    MirrorRepository,
     Server,
     TemplateTag,
     TemplateVersion,
@@ -33,6 +34,7 @@ _ENVIRONMENTS = Environment.__table__  # type: ignore[attr-defined]
 _CREDENTIALS = Credential.__table__  # type: ignore[attr-defined]
 _VERSIONS = TemplateVersion.__table__  # type: ignore[attr-defined]
 _TAGS = TemplateTag.__table__  # type: ignore[attr-defined]
+_MIRRORS = MirrorRepository.__table__  # type: ignore[attr-defined]
 
 # What of the records shows in the choices. Built once: putting a statement together costs
 # SQLAlchemy more than running it.
@@ -53,6 +55,7 @@ _FINGERPRINT = (
     .order_by(_CREDENTIALS.c.name),
     sa.select(_VERSIONS.c.name, _VERSIONS.c.hash).order_by(_VERSIONS.c.name, _VERSIONS.c.hash),
     sa.select(_TAGS).order_by(_TAGS.c.name, _TAGS.c.tag),
+    sa.select(_MIRRORS.c.name).order_by(_MIRRORS.c.name),
 )
 
 _log = logging.getLogger("slipway.choices")
@@ -111,6 +114,8 @@ class Choices:
     credentials: tuple[str, ...] = ()
     clouds: tuple[CloudChoice, ...] = ()
     servers: tuple[ServerChoice, ...] = ()
+    #: Names of the repositories that are mirrored.
+    mirrors: tuple[str, ...] = ()
 
 
 def collect_choices(
@@ -136,7 +141,14 @@ def collect_choices(
         credentials=tuple(services.vault.names()),
         clouds=tuple(clouds.values()),
         servers=tuple(_server(services, launch) for launch in list_launches(services)),
+        mirrors=tuple(_mirrors(services)),
     )
+
+
+def _mirrors(services: Services) -> list[str]:
+    query = sa.select(_MIRRORS.c.name).order_by(_MIRRORS.c.name)
+    with services.database.reading() as connection:
+        return list(connection.execute(query).scalars())
 
 
 def _server_inputs(services: Services) -> list[dict[str, Any]]:

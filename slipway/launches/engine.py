@@ -12,6 +12,9 @@ FlowName = Literal[
     "decommission_server",
     "run_operational_script",
     "sweep_orphans",
+    "snapshot_mirrors",
+    "verify_mirrors",
+    "prune_mirrors",
 ]
 
 

@@ -15,6 +15,7 @@ from slipway.database import Database
 from slipway.errors import BlobBroken, MirrorError
 from slipway.mirrors import leases, listing, manifest, stanzas
 from slipway.mirrors.days import Day, Days
+from slipway.mirrors.events import DAYS_REMOVED, tell
 from slipway.mirrors.fetch import Upstream
 from slipway.mirrors.listing import Listing
 from slipway.mirrors.pins import Pins
@@ -49,10 +50,14 @@ class Broken:
     missing: bool
     healed: bool = False
 
+    @property
+    def named(self) -> str:
+        """Which file it is, for people."""
+        return self.wanted.path or "a document of the mirror's own"
+
     def __str__(self) -> str:
         what = "is missing" if self.missing else "is damaged"
-        named = self.wanted.path or "a document of the mirror's own"
-        return f"{self.wanted.repository}: {named} {what} (SHA-256 {self.wanted.sha256})"
+        return f"{self.wanted.repository}: {self.named} {what} (SHA-256 {self.wanted.sha256})"
 
     def data(self) -> dict[str, str | bool]:
         """For programs."""
@@ -85,14 +90,19 @@ class Care:
         self._pins = Pins(database)
 
     def verify(self, progress: Progress) -> list[Broken]:
-        """Read everything that days name."""
+        """Read everything that days name. Raises `Stopped`."""
         found: list[Broken] = []
+        # The size of the store stands for that: to add up what days name takes as long as half of
+        # the work.
+        sizes = [path.stat().st_size for path in self._store.blobs()]
+        progress.expect(len(sizes), sum(sizes))
         seen: set[bytes] = set()
         for wanted in self._all_wanted(found.append):
             key = bytes.fromhex(wanted.sha256)
             if key in seen:
                 continue
             seen.add(key)
+            progress.check()
             broken = self._look(wanted, progress)
             if broken is not None:
                 found.append(broken)
@@ -107,7 +117,7 @@ class Care:
         that was. What a document names shows when that has been repaired: it goes on until nothing
         new does."""
         done: dict[str, Broken] = {}
-        with leases.removing(self._database, self._clock, actor=actor) as alive:
+        with leases.removing(self._database, self._clock, actor=actor, progress=progress) as alive:
             while fresh := [each for each in self.verify(progress) if _key(each) not in done]:
                 # Indexes before the listings that are made of them.
                 for each in sorted(fresh, key=lambda broken: broken.wanted.path == ""):
@@ -118,17 +128,27 @@ class Care:
         return list(done.values())
 
     def prune(
-        self, repositories: Mapping[str, AptRepository], *, actor: str, dry_run: bool
+        self,
+        repositories: Mapping[str, AptRepository],
+        *,
+        actor: str,
+        dry_run: bool,
+        shown: Pruned | None,
+        progress: Progress,
     ) -> Pruned:
-        """Remove the days that are not to be kept, then the files that no day names. Raises
-        `Conflict` while a sync is under way."""
-        with leases.removing(self._database, self._clock, actor=actor) as alive:
+        """Remove the days that are not to be kept, of those that were ``shown`` if given, then the
+        files that no day names. Raises `Conflict` while a sync is under way, `Stopped`."""
+        with leases.removing(self._database, self._clock, actor=actor, progress=progress) as alive:
             going = {name: self._too_old(name, each.keep) for name, each in repositories.items()}
+            if shown is not None:
+                known = {(name, day.suite, day.taken_at) for name, day in shown.days}
+                going = {
+                    name: [day for day in days if (name, day.suite, day.taken_at) in known]
+                    for name, days in going.items()
+                }
             kept = self._reachable(going)
             if not dry_run:
-                with self._database.transaction() as connection:
-                    for name, days in going.items():
-                        self._days.remove(connection, name, days, self._clock.now())
+                self._remove(going, actor)
             files = size = 0
             for path, status in self._unreachable(kept):
                 alive()
@@ -241,6 +261,15 @@ class Care:
         return True
 
     # --- What there should not be -----------------------------------------------------------------
+
+    def _remove(self, going: Mapping[str, Sequence[Day]], actor: str) -> None:
+        now = self._clock.now()
+        with self._database.transaction() as connection:
+            for name, days in going.items():
+                if days:
+                    self._days.remove(connection, name, days, now)
+                    detail = {"days": [f"{day.suite} {day.taken_at.isoformat()}" for day in days]}
+                    tell(connection, DAYS_REMOVED, name, actor=actor, at=now, detail=detail)
 
     def _too_old(self, repository: str, keep: Keep) -> list[Day]:
         """Each suite by itself: one that could not be taken lately keeps what it has."""

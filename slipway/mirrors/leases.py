@@ -15,6 +15,7 @@ from slipway import steps
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import Conflict
+from slipway.mirrors.progress import Progress
 from slipway.records import Lease
 
 _LEASES = Lease.__table__  # type: ignore[attr-defined]
@@ -37,7 +38,9 @@ def take_for_sync(database: Database, clock: Clock, repository: str, *, actor: s
 
 
 @contextlib.contextmanager
-def removing(database: Database, clock: Clock, *, actor: str) -> Iterator[Callable[[], None]]:
+def removing(
+    database: Database, clock: Clock, *, actor: str, progress: Progress
+) -> Iterator[Callable[[], None]]:
     """Remove files inside the block; yields what is to be called now and then. Raises `Conflict`
     while a sync is under way."""
     driver = steps.acquire(database, clock, _REMOVING, actor=actor, lease_s=LEASE_S)
@@ -48,17 +51,19 @@ def removing(database: Database, clock: Clock, *, actor: str) -> Iterator[Callab
                 raise Conflict(
                     f"a sync of {name} is under way; files are removed when it has ended"
                 )
-        yield keeping(driver)
+        yield keeping(driver, progress)
     finally:
         driver.release()
 
 
-def keeping(driver: steps.Driver) -> Callable[[], None]:
-    """What renews a lease when it is time, called every now and then. It raises `LeaseLost`."""
+def keeping(driver: steps.Driver, progress: Progress) -> Callable[[], None]:
+    """What renews a lease when it is time, called every now and then. It raises `LeaseLost`, and
+    `Stopped` when somebody has asked for it."""
     renewed = driver.clock.monotonic()
 
     def look() -> None:
         nonlocal renewed
+        progress.check()
         now = driver.clock.monotonic()
         if now - renewed > LEASE_S / 4:
             driver.renew()

@@ -6,6 +6,7 @@ is killed leaves files that nobody names and that the next sync finds in place.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from slipway.mirrors.apt import SuiteSync, Taken
 from slipway.mirrors.care import Broken, Care, Pruned
 from slipway.mirrors.days import Day, Days, next_moment
 from slipway.mirrors.difference import compare
+from slipway.mirrors.events import DAY_FAILED, DAY_TAKEN, tell
 from slipway.mirrors.fetch import STALL_S, Upstream
 from slipway.mirrors.pins import Pins
 from slipway.mirrors.progress import Progress
@@ -91,11 +93,24 @@ class Mirror:
         return self._care().repair(repositories, actor=actor, progress=progress or Progress())
 
     def prune(
-        self, repositories: Mapping[str, AptRepository], *, actor: str, dry_run: bool = False
+        self,
+        repositories: Mapping[str, AptRepository],
+        *,
+        actor: str,
+        dry_run: bool = False,
+        shown: Pruned | None = None,
+        progress: Progress | None = None,
     ) -> Pruned:
         """Remove the days that are neither pinned nor to be kept, and the files that no day names.
-        Raises `Conflict` while a sync is under way."""
-        return self._care().prune(repositories, actor=actor, dry_run=dry_run)
+        With what a dry run has ``shown``, no other days than those. Raises `Conflict` while a sync
+        is under way."""
+        return self._care().prune(
+            repositories,
+            actor=actor,
+            dry_run=dry_run,
+            shown=shown,
+            progress=progress or Progress(),
+        )
 
     def _care(self) -> Care:
         return Care(self.store, self._database, self._clock)
@@ -105,20 +120,21 @@ class Mirror:
     ) -> Synced:
         """Take every suite as it is now. One that cannot be taken keeps the day it has, and is
         named among the failures. Raises `Conflict` while another sync of the repository is under
-        way, `InvalidInput` for a keyring that is none, `LeaseLost`."""
+        way, `InvalidInput` for a keyring that is none, `LeaseLost`, `Stopped`."""
         keyring = Keyring.from_bytes(repository.keyring, f"the keyring of {repository.name}")
         progress = progress or Progress()
         driver = leases.take_for_sync(self._database, self._clock, repository.name, actor=actor)
         upstream = Upstream(
             repository.urls, self._clock, connections=self._connections, stall_s=self._stall_s
         )
-        alive = leases.keeping(driver)
+        alive = leases.keeping(driver, progress)
         failures: dict[str, MirrorError] = {}
         taken: dict[str, Taken] = {}
         before = self._states(repository.name)
         try:
             with ThreadPoolExecutor(self._connections, "mirror") as pool:
                 for suite in repository.suites:
+                    alive()
                     progress.suite = suite
                     one = SuiteSync(
                         repository=repository,
@@ -137,7 +153,7 @@ class Mirror:
                         taken[suite] = one.take()
                     except MirrorError as error:
                         failures[suite] = error
-            days = self._commit(driver, repository.name, before, taken)
+            days = self._commit(driver, repository.name, before, taken, failures)
         finally:
             driver.release()
             upstream.close()
@@ -168,19 +184,25 @@ class Mirror:
         repository: str,
         before: Mapping[str, Taken],
         taken: Mapping[str, Taken],
+        failures: Mapping[str, MirrorError],
     ) -> list[Day]:
-        if not taken:
-            return []
         changes = {suite: self._changes(before.get(suite), now) for suite, now in taken.items()}
         self.store.settle()
         last = max((day.taken_at for day in self.days.newest(repository)), default=None)
         with driver.transaction() as connection:
-            moment = next_moment(self._clock.now(), last)
+            now = self._clock.now()
+            moment = next_moment(now, last)
             days = [
-                Day(suite=suite, taken_at=moment, manifest=now.manifest, changes=changes[suite])
-                for suite, now in taken.items()
+                Day(suite=suite, taken_at=moment, manifest=each.manifest, changes=changes[suite])
+                for suite, each in taken.items()
             ]
-            self.days.append(connection, repository, days)
+            note = functools.partial(tell, connection, name=repository, actor=driver.actor, at=now)
+            if days:
+                self.days.append(connection, repository, days)
+                note(DAY_TAKEN, detail={"taken_at": moment.isoformat(), "changes": changes})
+            if failures:
+                said = {suite: str(failure) for suite, failure in failures.items()}
+                note(DAY_FAILED, detail={"failures": said})
         return days
 
     def _changes(self, before: Taken | None, now: Taken) -> dict[str, int]:

@@ -52,6 +52,7 @@ CHOICES = Choices(
     environments=("prod", "staging"),
     given_inputs=frozenset({"PEER"}),
     credentials=("token",),
+    mirrors=("debian",),
     clouds=(CloudChoice(name="one", regions=("north", "south"), instance_types=("small",)),),
     servers=(
         ServerChoice(name="web-1", status=LaunchStatus.OPERATIONAL, scripts=("greet",)),
@@ -95,6 +96,16 @@ def test_servers_by_what_can_be_done_with_them() -> None:
     run = form("run-operational-script", plain_schema("run-operational-script"), CHOICES)
     assert fields(run, "OperationRequest")["server"]["enum"] == ["web-1"]
     assert fields(run, "OperationRequest")["script"]["enum"] == ["greet"]
+
+
+def test_mirrors_to_take() -> None:
+    """Each of those that are declared can be picked; what only asks one thing is in order as
+    well."""
+    shaped = form("snapshot-mirrors", plain_schema("snapshot-mirrors"), CHOICES)
+    assert fields(shaped, "SnapshotRequest")["repositories"]["items"]["enum"] == ["debian"]
+    pruned = form("prune-mirrors", plain_schema("prune-mirrors"), CHOICES)
+    assert pruned["properties"]["request"]["title"] == "Prune"
+    assert fields(pruned, "PruneRequest")["dry_run"]["position"] == 0
 
 
 def test_inputs_are_fields() -> None:

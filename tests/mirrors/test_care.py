@@ -14,6 +14,7 @@ from slipway.errors import BlobBroken, Conflict, NotFound
 from slipway.mirrors import leases, manifest
 from slipway.mirrors.care import GRACE, to_keep
 from slipway.mirrors.days import Day
+from slipway.mirrors.progress import Progress
 from slipway.mirrors.repository import AptRepository, Keep
 from tests.mirrors.world import ACTOR, World
 
@@ -223,7 +224,7 @@ def test_files_are_not_removed_under_a_sync(world: World) -> None:
     world.web.before = lambda _path, _count: None
 
     with (
-        leases.removing(world.database, world.clock, actor=ACTOR),
+        leases.removing(world.database, world.clock, actor=ACTOR, progress=Progress()),
         pytest.raises(Conflict, match="files of mirrors are being removed; try again later"),
     ):
         world.sync()

@@ -1,0 +1,175 @@
+"""Looking after mirrors in the background: what a flow's steps do, and what they show of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from slipway.errors import SuitesNotTaken
+from slipway.launches.mirror_file import declared, find_declared
+from slipway.launches.services import Services
+from slipway.mirrors import manifest
+from slipway.mirrors.care import Broken, Pruned
+from slipway.mirrors.days import Day
+from slipway.mirrors.difference import compare
+from slipway.mirrors.progress import Progress
+from slipway.mirrors.site import when_of
+
+#: Rows of a table that somebody looks at.
+MOST_ROWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A turn of taking days."""
+
+    repositories: tuple[str, ...]
+    began_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """What came of one repository in a round."""
+
+    repository: str
+    #: The days it got.
+    days: tuple[Day, ...] = ()
+    #: One sentence each; by suite, or under an empty name when it concerns all of them.
+    problems: Mapping[str, str]
+
+    def count(self, key: str) -> int:
+        """How many were ``added``, ``removed`` or ``changed``; ``new_bytes`` of files."""
+        return sum(int(day.changes.get(key, 0)) for day in self.days)
+
+
+def begin_round(services: Services, names: Sequence[str]) -> Round:
+    """Those that are named, or all that are declared. Raises `NotFound`."""
+    wanted = [find_declared(services.database, name).name for name in names]
+    found = tuple(dict.fromkeys(wanted)) or tuple(declared(services.database))
+    return Round(repositories=found, began_at=services.clock.now())
+
+
+def take_day(
+    services: Services, name: str, *, since: datetime, actor: str, progress: Progress
+) -> None:
+    """Take those suites of a repository that have no day since then: when it is tried again, a
+    suite that was taken the first time keeps that day. Raises `SuitesNotTaken` when some could not
+    be, and what `Mirror.sync` raises."""
+    repository = find_declared(services.database, name)
+    done = {day.suite for day in services.mirror.days.newest(name) if day.taken_at >= since}
+    due = tuple(suite for suite in repository.suites if suite not in done)
+    if not due:
+        return
+    synced = services.mirror.sync(replace(repository, suites=due), actor=actor, progress=progress)
+    if synced.failures:
+        raise SuitesNotTaken(synced.failures)
+
+
+def what_came(
+    services: Services, name: str, *, since: datetime, error: BaseException | None
+) -> Night:
+    """The days that a repository has got since then, and what was wrong."""
+    problems: dict[str, str] = {}
+    if isinstance(error, SuitesNotTaken):
+        problems = {suite: str(failure) for suite, failure in error.failures.items()}
+    elif error is not None:
+        problems = {"": str(error) or type(error).__name__}
+    days = tuple(day for day in services.mirror.days.newest(name) if day.taken_at >= since)
+    return Night(repository=name, days=days, problems=problems)
+
+
+def night_rows(nights: Sequence[Night]) -> list[dict[str, str]]:
+    """For a table: one row for each suite, what went wrong first."""
+    rows = []
+    for night in nights:
+        taken = {day.suite: day for day in night.days}
+        for suite in dict.fromkeys([*night.problems, *taken]):
+            day = taken.get(suite)
+            changes = {} if day is None else day.changes
+            rows.append(
+                {
+                    "repository": night.repository,
+                    "suite": suite,
+                    "state": "" if day is None else when_of(day.taken_at),
+                    "added": str(changes.get("added", 0)),
+                    "removed": str(changes.get("removed", 0)),
+                    "upgraded": str(changes.get("changed", 0)),
+                    "bytes of new files": str(changes.get("new_bytes", 0)),
+                    "problem": night.problems.get(suite, ""),
+                }
+            )
+    return sorted(rows, key=lambda row: row["problem"] == "")
+
+
+def package_rows(services: Services, nights: Sequence[Night]) -> list[dict[str, str]]:
+    """For a table: the packages that changed, `MOST_ROWS` at most. A suite's first day is left out:
+    all of it is new."""
+    rows: list[dict[str, str]] = []
+    for night in nights:
+        for day in night.days:
+            before = _before(services, night.repository, day)
+            if before is None or not day.changes or len(rows) >= MOST_ROWS:
+                continue
+            store = services.mirror.store
+            found = compare(
+                store, manifest.load(store, before.manifest), manifest.load(store, day.manifest)
+            )
+            rows += [
+                {
+                    "repository": night.repository,
+                    "suite": day.suite,
+                    "package": f"{change.package}:{change.architecture}",
+                    "before": " ".join(change.before),
+                    "after": " ".join(change.after),
+                }
+                for change in found.changes
+            ]
+    return rows[:MOST_ROWS]
+
+
+def _before(services: Services, repository: str, day: Day) -> Day | None:
+    # Moments are full seconds.
+    moment = day.taken_at - timedelta(seconds=1)
+    return next(
+        (each for each in services.mirror.days.at(repository, moment) if each.suite == day.suite),
+        None,
+    )
+
+
+def repair(services: Services, *, actor: str, progress: Progress) -> list[Broken]:
+    """Fetch what is damaged or missing again; answers all that was."""
+    return services.mirror.repair(declared(services.database), actor=actor, progress=progress)
+
+
+def prune(services: Services, *, actor: str, shown: Pruned | None, progress: Progress) -> Pruned:
+    """Say what would be removed, or remove what was ``shown``."""
+    return services.mirror.prune(
+        declared(services.database),
+        actor=actor,
+        dry_run=shown is None,
+        shown=shown,
+        progress=progress,
+    )
+
+
+def broken_rows(found: Sequence[Broken]) -> list[dict[str, str]]:
+    """For a table: `MOST_ROWS` at most."""
+    return [
+        {
+            "repository": each.wanted.repository,
+            "file": each.named,
+            "is": "missing" if each.missing else "damaged",
+            "SHA-256": each.wanted.sha256,
+            "repaired": "yes" if each.healed else "no",
+        }
+        for each in found[:MOST_ROWS]
+    ]
+
+
+def pruned_rows(found: Pruned) -> list[dict[str, str]]:
+    """For a table: the days, `MOST_ROWS` at most."""
+    return [
+        {"repository": name, "suite": day.suite, "state": when_of(day.taken_at)}
+        for name, day in found.days[:MOST_ROWS]
+    ]
