@@ -34,22 +34,9 @@ from typing import Any
 
 import psutil
 
-MODES = ("floor", "engine", "no-engine", "ours", "waiting")
+from bench import stage
 
-_TEMPLATE = """\
-schema: slipway/1
-name: bench
-image: {image}
-boot: [scripts/one.sh, scripts/two.sh]
-"""
-_IMAGE_MAP = """\
-schema: slipway-image-map/1
-name: {image}
-entries:
-  local: {{"*": {{x86_64: {{image: {image}, instance_type: local.small, user: admin}}}}}}
-"""
-_SCRIPT = b'#!/bin/sh\necho configured; echo done > "$HOME/%s"\n'
-_SCRIPTS = {"one.sh": _SCRIPT % b"one", "two.sh": _SCRIPT % b"two"}
+MODES = ("floor", "engine", "no-engine", "ours", "waiting")
 
 #: Long enough that no machine leaves it while memory is measured.
 _SLOW_BOOT_S = 600.0
@@ -141,23 +128,13 @@ def _run_mode(mode: str, count: int) -> dict[str, Any]:
     if mode == "waiting":
         image = "local-slow"
         cloud.register_image(image, faults=Faults(boot_delay_s=_SLOW_BOOT_S))
-    _write_template(settings.templates_dir, image)
+    stage.write_template(settings.templates_dir, "bench", image)
     try:
         if mode == "floor":
             return _floor(cloud, count)
         return _launches(mode, count)
     finally:
         cloud.down()
-
-
-def _write_template(directory: Path, image: str) -> None:
-    scripts = directory / "bench" / "scripts"
-    scripts.mkdir(parents=True)
-    (directory / "images").mkdir()
-    (directory / "images" / f"{image}.yaml").write_text(_IMAGE_MAP.format(image=image))
-    (directory / "bench" / "template.yaml").write_text(_TEMPLATE.format(image=image))
-    for name, content in _SCRIPTS.items():
-        (scripts / name).write_bytes(content)
 
 
 def _floor(cloud: Any, count: int) -> dict[str, Any]:
@@ -190,7 +167,7 @@ def _floor(cloud: Any, count: int) -> dict[str, Any]:
         with fabric.Connection(
             instance.address, user="admin", port=instance.ssh_port, connect_kwargs=arguments
         ) as connection:
-            for name in _SCRIPTS:
+            for name in stage.SCRIPTS:
                 with (services.settings.templates_dir / "bench" / "scripts" / name).open() as body:
                     connection.run("/bin/sh -s", in_stream=body, hide=True)
 
@@ -227,20 +204,20 @@ def _launches(mode: str, count: int) -> dict[str, Any]:
             stack.enter_context(_plain_tasks())
         if mode == "waiting":
             return asyncio.run(_memory(launch_ids))
-        process = psutil.Process(server.pid) if server else None
-        server_before = _cpu_s(process)
+        server_process = [psutil.Process(server.pid)] if server else []
+        server_before = stage.cpu_s(*server_process)
         began, cpu = time.monotonic(), time.process_time()
         operational = asyncio.run(_bring_up(launch_ids, requests, launches, engine=bool(server)))
         wall_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
         if operational != count:
             # What fails early is cheap: it must not be taken for what a launch costs.
             raise SystemExit(f"{mode}: {operational} of {count} launches ended operational")
-        if process is not None:
+        if server_process:
             time.sleep(5)  # the server's recorders write in batches, a little later
         return {
             "wall_s": wall_s,
             "cpu_s": cpu_s,
-            "server_cpu_s": _cpu_s(process) - server_before,
+            "server_cpu_s": stage.cpu_s(*server_process) - server_before,
             "operational": operational,
         }
 
@@ -310,13 +287,6 @@ def _prefect_server(state_dir: Path) -> Any:
 
     atexit.register(prefect.down)
     return server
-
-
-def _cpu_s(process: psutil.Process | None) -> float:
-    if process is None:
-        return 0.0
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 @contextlib.contextmanager

@@ -177,6 +177,12 @@ class PrivateServer:
             self._home, self._binaries, self._account, *self._arguments, before=before
         )
 
+    @property
+    def process(self) -> psutil.Process:
+        """Of which all others of this server are children."""
+        assert self._server is not None, "it was started"
+        return psutil.Process(self._server.pid)
+
     def crash(self) -> None:
         """End at once, without a word to anybody: what was committed is in the log, no more."""
         if self._server is not None:
