@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -232,6 +233,20 @@ def test_a_signal_ends_it_cleanly(new_local_cloud: NewCloud) -> None:
     until_ended(process)
     assert not (cloud.directory / "supervisor.json").exists()
     cloud.health()
+
+
+def test_it_ends_with_its_directory(new_local_cloud: NewCloud, tmp_path: Path) -> None:
+    """Who removes the directory has removed the only way to stop it: it goes, machines and all."""
+    cloud = new_local_cloud()
+    case = local_case(cloud)
+    instance = case.running()
+    with case.shell(instance) as shell:
+        shell.say("(setsid sleep 98764 > /dev/null 2>&1 < /dev/null &)")
+        running = [psutil.Process(supervisor_pid(cloud)), *machine_processes(cloud.directory)]
+        assert len(running) > 1
+        # At once, unlike a removal: files still appear in it.
+        shutil.rmtree(cloud.directory.rename(tmp_path / "gone"))
+        until_ended(*running)
 
 
 def test_a_start_that_fails_says_why(new_local_cloud: NewCloud) -> None:

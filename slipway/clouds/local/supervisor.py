@@ -40,6 +40,9 @@ from slipway.errors import CloudRefused, InvalidInput, SlipwayError
 
 _log = logging.getLogger(__name__)
 
+#: How often a supervisor looks whether its directory is still there.
+_LOOK_EVERY_S = 1.0
+
 Handler = Callable[[Host, bytes], Awaitable[Response]]
 
 
@@ -211,7 +214,8 @@ class _Ready:
 
 
 async def serve(directory: Path, ready: Callable[[str], None]) -> None:
-    """Run until a signal or ``POST /shutdown``. ``ready`` is told ``ok``."""
+    """Run until a signal, ``POST /shutdown``, or the end of the directory. ``ready`` is told
+    ``ok``."""
     host = Host(directory, await confinement.detect(directory), SystemClock())
     await host.start()
     path = wire.socket_path(directory)
@@ -245,15 +249,26 @@ async def serve(directory: Path, ready: Callable[[str], None]) -> None:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         # The socket accepts since it was bound; answers follow as soon as the server runs.
         ready("ok")
-        ending = asyncio.create_task(stopped.wait())
-        await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
+        ends = [asyncio.create_task(stopped.wait()), asyncio.create_task(_removed(record_path))]
+        await asyncio.wait({serving, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        for each in ends:
+            each.cancel()
         server.should_exit = True
         await serving
     finally:
         path.unlink(missing_ok=True)
         await host.close()
         record_path.unlink(missing_ok=True)
+
+
+async def _removed(record: Path) -> None:
+    """Wait until our record is no more. Whoever removes the directory of a local cloud has nothing
+    left to stop its supervisor with."""
+    while True:
+        if not record.exists():
+            _log.warning("%s was removed: the supervisor ends", record)
+            return
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _bind(path: Path) -> socket.socket:
