@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     )
     mirror_url: str = Field(
         default="",
-        description="Base URL of a Slipway mirror; empty means the distributions' own snapshots.",
+        description="Where servers reach the mirrored repositories, without /snapshots; empty "
+        "means the distributions' own archives by date.",
     )
     api_ca_file: Path | None = Field(
         default=None,

@@ -143,10 +143,22 @@ async def freeze_repositories(work: Work) -> None:
     key = generation_key(work, "freeze-repositories")
     title = "Freeze the package repositories"
     async with step(work, key, title, phase=LaunchStatus.CONFIGURING) as run:
-        if not run.finished:
-            job = await records(freezing.freeze_job, work, run)
-            if job is not None:
-                await _run_job(work, run, job)
+        if run.finished:
+            return
+        day = await records(freezing.frozen_to, work, run)
+        if day is None:
+            return
+        system = None
+        if await records(freezing.has_mirrors, work.services):
+            system = await patiently(
+                work,
+                run,
+                lambda: questions(freezing.ask_system, work),
+                limit_s=_patience_s(work),
+            )
+        # Not among the records: it reads what is in the mirrors.
+        job = await clouds(freezing.freeze_job, work, run, day, system=system)
+        await _run_job(work, run, job)
 
 
 @task(task_run_name="{work.server}: run {name}", **SERVER_STEP)

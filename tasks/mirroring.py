@@ -59,7 +59,7 @@ async def repair_files(*, actor: str, progress: Progress) -> list[Broken]:
 async def look_for_old_days(*, actor: str) -> Pruned:
     """Say which days would be removed, and how many files with them."""
     return await mirrors(
-        mirroring.prune, current_services(), actor=actor, shown=None, progress=Progress()
+        mirroring.prune, current_services(), actor=actor, dry_run=True, progress=Progress()
     )
 
 

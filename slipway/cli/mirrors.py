@@ -145,8 +145,10 @@ def days(context: typer.Context, name: Repository, as_json: AsJson = False) -> N
     from rich.table import Table
 
     services = session(context).services
+    from slipway.launches.mirroring import named_days
+
     history = services.mirror.days.history(_known(services, name))
-    pins = services.mirror.pins.of(name)
+    pins = {**named_days(services), **services.mirror.pins.of(name)}
     if as_json:
         print_json([_day(day, pins) for day in history])
         return
@@ -207,25 +209,17 @@ def sources(
 
     Example: `slipway mirror sources debian --day 2026-11-22 --url http://mirror.example.org`.
     """
+    from slipway.launches.frozen_sources import sources_text
     from slipway.launches.mirror_file import find_declared
-    from slipway.mirrors.site import LATEST
-    from slipway.mirrors.sources import apt_sources
 
     found = session(context)
-    base = (url or found.settings.mirror_url).rstrip("/")
+    base = url or found.settings.mirror_url
     if not base:
         what = "where clients reach the mirror is not known; give it, or set SLIPWAY_MIRROR_URL"
         raise InvalidInput(Problem(where="--url", what=what))
     repository = find_declared(found.services.database, name)
     site = found.services.mirror.site()
-    states = [site.state(each) for each in site.resolve(day, name).days]
-    text = apt_sources(
-        states,
-        url=f"{base}/snapshots/{day}/{name}",
-        keyring=repository.signed_by,
-        name=name,
-        frozen=day != LATEST,
-    )
+    text = sources_text(site, repository, site.resolve(day, name), when=day, base=base)
     typer.echo(text, nl=False)
 
 
@@ -308,10 +302,10 @@ def prune(
 
     Example: `slipway mirror prune --dry-run`.
     """
-    from slipway.launches.mirror_file import declared
+    from slipway.launches.mirroring import prune as prune_mirrors
 
     services = session(context).services
-    found = services.mirror.prune(declared(services.database), actor=actor(), dry_run=dry_run)
+    found = prune_mirrors(services, actor=actor(), dry_run=dry_run)
     if as_json:
         print_json(
             {

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Points the package manager at the repositories as they were on FREEZE_DATE (YYYY-MM-DD), from
-# MIRROR_URL (a Slipway mirror) or, without one, from the distribution's own dated archive.
+# Points the package manager at the repositories as they were on FREEZE_DATE (YYYY-MM-DD): by
+# MIRROR_SOURCES where they are given, else from MIRROR_URL (a Slipway mirror) or, without one, from
+# the distribution's own dated archive.
 # Earlier sources are moved aside, not deleted. Running it twice leaves the same state.
 set -eu
 
@@ -35,6 +36,23 @@ stanza() {
 freeze_apt() {
   sources=$root/etc/apt/sources.list.d
   mkdir -p "$sources"
+  if [ -n "$MIRROR_SOURCES" ]; then
+    printf %s "$MIRROR_SOURCES" >"$sources/slipway.new"
+  else
+    write_archives >"$sources/slipway.new"
+  fi
+  move_aside "$root/etc/apt/sources.list" "$sources"/*.list "$sources"/*.sources
+  mv "$sources/slipway.new" "$sources/slipway.sources"
+  echo "packages come from $FREEZE_DATE: $sources/slipway.sources"
+  if [ -n "$root" ]; then
+    echo "package lists not refreshed: a stand-in machine has no package manager of its own"
+    return
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update
+}
+
+write_archives() {
   case $ID in
     debian)
       keys=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -46,29 +64,17 @@ freeze_apt() {
         main=$mirror/snapshots/$FREEZE_DATE/debian
         security=$mirror/snapshots/$FREEZE_DATE/debian-security
       fi
-      {
-        stanza debian "$main" "$VERSION_CODENAME $VERSION_CODENAME-updates" "$parts" "$keys"
-        stanza debian-security "$security" "$VERSION_CODENAME-security" "$parts" "$keys"
-      } >"$sources/slipway.new"
+      stanza debian "$main" "$VERSION_CODENAME $VERSION_CODENAME-updates" "$parts" "$keys"
+      stanza debian-security "$security" "$VERSION_CODENAME-security" "$parts" "$keys"
       ;;
     ubuntu)
       keys=/usr/share/keyrings/ubuntu-archive-keyring.gpg
       archive=https://snapshot.ubuntu.com/ubuntu/$stamp
       if [ -n "$mirror" ]; then archive=$mirror/snapshots/$FREEZE_DATE/ubuntu; fi
       suites="$VERSION_CODENAME $VERSION_CODENAME-updates $VERSION_CODENAME-security"
-      stanza ubuntu "$archive" "$suites" 'main restricted universe multiverse' "$keys" \
-        >"$sources/slipway.new"
+      stanza ubuntu "$archive" "$suites" 'main restricted universe multiverse' "$keys"
       ;;
   esac
-  move_aside "$root/etc/apt/sources.list" "$sources"/*.list "$sources"/*.sources
-  mv "$sources/slipway.new" "$sources/slipway.sources"
-  echo "packages come from $FREEZE_DATE: $sources/slipway.sources"
-  if [ -n "$root" ]; then
-    echo "package lists not refreshed: a stand-in machine has no package manager of its own"
-    return
-  fi
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update
 }
 
 freeze_dnf() {

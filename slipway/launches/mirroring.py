@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from slipway.errors import SuitesNotTaken
+from slipway.launches.environments import list_environments
 from slipway.launches.mirror_file import declared, find_declared
+from slipway.launches.requests import list_launches
 from slipway.launches.services import Services
 from slipway.mirrors import manifest
 from slipway.mirrors.care import Broken, Pruned
@@ -142,15 +144,42 @@ def repair(services: Services, *, actor: str, progress: Progress) -> list[Broken
     return services.mirror.repair(declared(services.database), actor=actor, progress=progress)
 
 
-def prune(services: Services, *, actor: str, shown: Pruned | None, progress: Progress) -> Pruned:
-    """Say what would be removed, or remove what was ``shown``."""
+def prune(
+    services: Services,
+    *,
+    actor: str,
+    dry_run: bool = False,
+    shown: Pruned | None = None,
+    progress: Progress | None = None,
+) -> Pruned:
+    """Remove days, of those that were ``shown`` if given; those that somebody has pinned or that
+    something names stay."""
     return services.mirror.prune(
         declared(services.database),
         actor=actor,
-        dry_run=shown is None,
+        named=named_days(services),
+        dry_run=dry_run,
         shown=shown,
         progress=progress,
     )
+
+
+def named_days(services: Services) -> dict[date, str]:
+    """The days that something is frozen to, each with the first that is: a version of a template,
+    an environment, a server that is not terminated."""
+    found: dict[date, str] = {}
+    for launch in list_launches(services):
+        if launch.freeze is not None:
+            found[launch.freeze] = f"server {launch.server_name}"
+    for environment in list_environments(services.database):
+        if environment.freeze is not None:
+            found[environment.freeze] = f"environment {environment.name}"
+    for template in services.templates.list():
+        for version in services.templates.log(template.name) if template.newest else ():
+            day = services.template(template.name, version.hash).freeze_date(None)
+            if day is not None:
+                found[day] = f"template {version.ref}"
+    return found
 
 
 def broken_rows(found: Sequence[Broken]) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -132,6 +132,7 @@ class Care:
         repositories: Mapping[str, AptRepository],
         *,
         actor: str,
+        named: Collection[date],
         dry_run: bool,
         shown: Pruned | None,
         progress: Progress,
@@ -139,7 +140,9 @@ class Care:
         """Remove the days that are not to be kept, of those that were ``shown`` if given, then the
         files that no day names. Raises `Conflict` while a sync is under way, `Stopped`."""
         with leases.removing(self._database, self._clock, actor=actor, progress=progress) as alive:
-            going = {name: self._too_old(name, each.keep) for name, each in repositories.items()}
+            going = {
+                name: self._too_old(name, each.keep, named) for name, each in repositories.items()
+            }
             if shown is not None:
                 known = {(name, day.suite, day.taken_at) for name, day in shown.days}
                 going = {
@@ -271,10 +274,10 @@ class Care:
                     detail = {"days": [f"{day.suite} {day.taken_at.isoformat()}" for day in days]}
                     tell(connection, DAYS_REMOVED, name, actor=actor, at=now, detail=detail)
 
-    def _too_old(self, repository: str, keep: Keep) -> list[Day]:
+    def _too_old(self, repository: str, keep: Keep, named: Collection[date]) -> list[Day]:
         """Each suite by itself: one that could not be taken lately keeps what it has."""
         history = self._days.history(repository)
-        pinned = self._pinned(repository)
+        pinned = self._pinned(repository, named)
         going: list[Day] = []
         for suite in {day.suite for day in history}:
             days = [day for day in history if day.suite == suite]
@@ -286,11 +289,11 @@ class Care:
             ]
         return sorted(going, key=lambda day: (day.taken_at, day.suite))
 
-    def _pinned(self, repository: str) -> set[tuple[str, datetime]]:
-        """The suites and moments that the pinned days stand for."""
+    def _pinned(self, repository: str, named: Collection[date]) -> set[tuple[str, datetime]]:
+        """The suites and moments that the pinned and the named days stand for."""
         return {
             (day.suite, day.taken_at)
-            for on in self._pins.of(repository)
+            for on in {*self._pins.of(repository), *named}
             for day in self._days.on(repository, on)
         }
 

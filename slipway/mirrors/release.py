@@ -13,8 +13,12 @@ from email.utils import parsedate_to_datetime
 
 from slipway.errors import ReleaseRefused
 from slipway.mirrors import paths
+from slipway.mirrors.manifest import SuiteState
+from slipway.mirrors.store import Store
 
 _HASHES = {"SHA256": 64, "SHA512": 128}
+_SIGNED = b"-----BEGIN PGP SIGNED MESSAGE-----"
+_SIGNATURE = re.compile(rb"^-----BEGIN PGP SIGNATURE-----", re.MULTILINE)
 _HEX = re.compile(r"[0-9a-f]+\Z")
 
 
@@ -32,6 +36,8 @@ class ListedFile:
 class Release:
     """A suite as its release describes it."""
 
+    #: Who made it: ``Debian``.
+    origin: str
     suite: str
     codename: str
     date: datetime
@@ -58,6 +64,7 @@ def parse(text: bytes, where: str) -> Release:
         raise ReleaseRefused(f"{where}: it lists no files with SHA256")
     architectures = tuple(fields.get("architectures", "").split())
     return Release(
+        origin=fields.get("origin", ""),
         suite=fields.get("suite", ""),
         codename=fields.get("codename", ""),
         date=date,
@@ -69,6 +76,18 @@ def parse(text: bytes, where: str) -> Release:
         and "packages" not in fields.get("no-support-for-architecture-all", "").lower().split(),
         files=files,
     )
+
+
+def read(store: Store, state: SuiteState) -> Release:
+    """The release that a state was made of, which was verified then. Raises `BlobBroken`."""
+    path = min(
+        (path for path in state.files if path.rpartition("/")[2] in ("InRelease", "Release")),
+        key=lambda path: path.rpartition("/")[2],
+    )
+    data = store.read(state.files[path].sha256)
+    if data.startswith(_SIGNED):
+        data = _SIGNATURE.split(data.partition(b"\n\n")[2].replace(b"\n- ", b"\n"))[0]
+    return parse(data, path)
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -7,10 +7,10 @@ is killed leaves files that nobody names and that the next sync finds in place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 from slipway import steps
 from slipway.clock import Clock
@@ -97,16 +97,18 @@ class Mirror:
         repositories: Mapping[str, AptRepository],
         *,
         actor: str,
+        named: Collection[date] = (),
         dry_run: bool = False,
         shown: Pruned | None = None,
         progress: Progress | None = None,
     ) -> Pruned:
-        """Remove the days that are neither pinned nor to be kept, and the files that no day names.
-        With what a dry run has ``shown``, no other days than those. Raises `Conflict` while a sync
-        is under way."""
+        """Remove the days that are neither pinned nor ``named`` nor to be kept, and the files that
+        no day names. With what a dry run has ``shown``, no other days than those. Raises `Conflict`
+        while a sync is under way."""
         return self._care().prune(
             repositories,
             actor=actor,
+            named=named,
             dry_run=dry_run,
             shown=shown,
             progress=progress or Progress(),
@@ -187,7 +189,8 @@ class Mirror:
         failures: Mapping[str, MirrorError],
     ) -> list[Day]:
         changes = {suite: self._changes(before.get(suite), now) for suite, now in taken.items()}
-        self.store.settle()
+        if taken:
+            self.store.settle()
         last = max((day.taken_at for day in self.days.newest(repository)), default=None)
         with driver.transaction() as connection:
             now = self._clock.now()

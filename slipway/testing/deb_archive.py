@@ -95,6 +95,7 @@ class DebArchive:
         valid_for: timedelta | None = None,
         by_hash: bool = True,
         start: datetime = _EPOCH,
+        origin: str = "Synthetic",
     ) -> None:
         self.root = root
         self.now = start
@@ -102,6 +103,7 @@ class DebArchive:
         self.components = components
         self.key = Tsk.generate("Synthetic archive <archive@example.org>")
         self.keyring = root.parent / f"{root.name}-keyring.gpg"
+        self._origin = origin
         self._random = random.Random(seed)
         self._valid_for = valid_for
         self._by_hash = by_hash
@@ -209,7 +211,7 @@ class DebArchive:
 
     def _release(self, suite: str, listed: dict[str, bytes], date: datetime) -> str:
         lines = [
-            "Origin: Synthetic",
+            f"Origin: {self._origin}",
             "Label: Synthetic",
             f"Suite: {suite}",
             f"Codename: {suite}",

@@ -103,10 +103,10 @@ def test_no_other_days_go_than_were_shown(mirrors: Mirrors) -> None:
     default = mirrors.run_without_engine(prune_mirrors, PruneRequest())
     assert (default.name, len(mirrors.days("tools"))) == ("WouldRemove", 3)
     services = mirrors.services
-    shown = prune(services, actor="tests", shown=None, progress=Progress())
+    shown = prune(services, actor="tests", dry_run=True)
     kept, gone = (day for _, day in shown.days)
     services.mirror.pins.add("tools", kept.taken_at.date(), "wanted", services.clock.now())
     mirrors.run_without_engine(snapshot_mirrors, SnapshotRequest(repositories=["tools"]))
-    removed = prune(services, actor="tests", shown=shown, progress=Progress())
+    removed = prune(services, actor="tests", shown=shown)
     assert removed.days == (("tools", gone),)
     assert len(mirrors.days("tools")) == 3

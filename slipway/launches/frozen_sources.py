@@ -1,0 +1,94 @@
+"""From which of our mirrors a system takes its packages as of a day, and what that is in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+from slipway.errors import NotFound
+from slipway.launches.mirror_file import declared
+from slipway.launches.services import Services
+from slipway.mirrors import release
+from slipway.mirrors.asgi import PREFIX
+from slipway.mirrors.release import Release
+from slipway.mirrors.repository import AptRepository
+from slipway.mirrors.site import LATEST, Resolved, Site, when_of
+from slipway.mirrors.sources import apt_sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What runs on a server."""
+
+    #: As in its ``os-release``: ``debian``.
+    id: str
+    #: ``bookworm``.
+    codename: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenSources:
+    """What a server is given."""
+
+    #: For ``/etc/apt/sources.list.d/``.
+    text: str
+    #: Which state of which repositories that is, and what is left out.
+    notes: tuple[str, ...]
+
+
+def sources_text(
+    site: Site, repository: AptRepository, resolved: Resolved, *, when: str, base: str
+) -> str:
+    """What to put on a machine for a repository as of ``when``; ``base`` is where clients reach the
+    mirror."""
+    return apt_sources(
+        [site.state(day) for day in resolved.days],
+        url=f"{base.rstrip('/')}{PREFIX}/{when}/{repository.name}",
+        keyring=repository.signed_by,
+        name=repository.name,
+        frozen=when != LATEST,
+    )
+
+
+def frozen_sources(services: Services, system: System, day: date) -> FrozenSources | None:
+    """The sources of a system as of a day, from the repositories here that are of its distribution
+    and release; None when its base suite is not mirrored. Raises `NotFound` saying why the day
+    cannot be had from those that are."""
+    site = services.mirror.site()
+    ours = {
+        name: (repository, releases)
+        for name, repository in declared(services.database).items()
+        if (releases := list(_releases(services, site, name, system)))
+    }
+    if not any(_is_base(each) for _, releases in ours.values() for each in releases):
+        return None
+    when = day.isoformat()
+    base, texts, notes = services.settings.mirror_url, [], []
+    for name, (repository, releases) in ours.items():
+        try:
+            resolved = site.resolve(when, name)
+        except NotFound:
+            # What began to be mirrored later was not there then; what was removed, was.
+            if any(map(_is_base, releases)) or services.mirror.days.on(name, day):
+                raise
+            notes.append(f"without {name}, which was not mirrored then")
+            continue
+        texts.append(sources_text(site, repository, resolved, when=when, base=base))
+        notes.append(f"{name} as of {when_of(resolved.taken_at)}")
+    return FrozenSources(text="\n".join(texts), notes=tuple(notes))
+
+
+def _releases(services: Services, site: Site, name: str, system: System) -> Iterator[Release]:
+    """Of a repository's newest suites, those that are for a system."""
+    for day in services.mirror.days.newest(name):
+        found = release.read(services.mirror.store, site.state(day))
+        # "bookworm-security" and "bookworm/updates" are for "bookworm".
+        codename = (found.codename or found.suite).replace("/", "-").partition("-")[0]
+        if (found.origin.lower(), codename) == (system.id, system.codename):
+            yield found
+
+
+def _is_base(found: Release) -> bool:
+    """Whether it is a whole distribution, and not what is added to one."""
+    return "-" not in found.suite

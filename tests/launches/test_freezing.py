@@ -1,0 +1,171 @@
+"""Launches that are frozen to a day of a mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from slipway.errors import NotFound
+from slipway.launches.environments import create_environment
+from slipway.launches.freezing import read_os_release
+from slipway.launches.frozen_sources import System, frozen_sources
+from slipway.launches.mirror_file import declare, find_declared, read_mirrors
+from slipway.launches.mirroring import named_days, prune
+from slipway.launches.services import Services
+from slipway.mirrors.asgi import MirrorSite
+from slipway.mirrors.sync import Mirror
+from slipway.testing.deb_archive import DebArchive
+from slipway.testing.fake_clock import FakeClock
+from slipway.testing.web import Web
+from tests.launches.world import World
+from tests.mirrors.apt import APT, Apt
+from tests.pages.serving import serving
+
+BOOKWORM = System(id="debian", codename="bookworm")
+
+
+@dataclass
+class Mirrored:
+    """``debian`` and ``extra`` (bookworm's updates), kept since 30 days ago."""
+
+    world: World
+    archives: dict[str, DebArchive]
+    clock: FakeClock
+
+    @property
+    def services(self) -> Services:
+        return self.world.services
+
+    def sync(self, *names: str) -> date:
+        """Take a day; the next one begins."""
+        services = self.services
+        mirror = Mirror(services.mirror.store, services.database, self.clock)
+        for name in names:
+            done = mirror.sync(find_declared(services.database, name), actor="tests")
+            assert not done.failures
+        day = self.clock.now().date()
+        self.clock.advance(24 * 3600)
+        for archive in self.archives.values():
+            archive.advance(change=4)
+        return day
+
+
+@pytest.fixture
+def mirrored(world: World, tmp_path: Path) -> Iterator[Mirrored]:
+    start = datetime.now(UTC).replace(hour=2, minute=0, second=0, microsecond=0)
+    start -= timedelta(days=30)
+    suites = {"debian": "bookworm", "extra": "bookworm-updates"}
+    archives = {
+        name: DebArchive(tmp_path / name, suites=(suite,), start=start, origin="Debian")
+        for name, suite in suites.items()
+    }
+    with Web(tmp_path / "debian") as web, Web(tmp_path / "extra") as more:
+        entries = [
+            f"  {name}: {{kind: apt, urls: ['{url}'], suites: [{suites[name]}], "
+            f"keyring: '{archives[name].keyring}', keep: {{daily: 1, weekly: 0, monthly: 0}}}}\n"
+            for name, url in (("debian", web.url), ("extra", more.url))
+        ]
+        file = tmp_path / "mirrors.yaml"
+        file.write_text("schema: slipway-mirrors/1\nmirrors:\n" + "".join(entries))
+        services = world.services
+        declare(services.database, services.clock, read_mirrors(file))
+        yield Mirrored(world=world, archives=archives, clock=FakeClock(start))
+
+
+def _reached_at(world: World, url: str) -> None:
+    settings = world.services.settings.model_copy(update={"mirror_url": url})
+    world.services = replace(world.services, settings=settings)
+
+
+@APT
+def test_a_frozen_server_installs_from_its_day(mirrored: Mirrored, tmp_path: Path) -> None:
+    """What the launch writes on the machine makes real apt install the versions of that day,
+    though two newer days are there; which state it is stands in the audit."""
+    world = mirrored.world
+    mirrored.sync("debian")
+    wanted = {name: each.version for name, each in mirrored.archives["debian"].packages.items()}
+    day = mirrored.sync("debian")
+    mirrored.sync("debian", "extra")
+    package = max(wanted)
+    with serving(MirrorSite(world.services.mirror.site())) as url:  # type: ignore[arg-type]
+        _reached_at(world, f"{url}/")
+        launch, outcome = world.launch(world.template(), freeze=day)
+        assert outcome.reason == ""
+        written = (world.machine(launch) / "etc/apt/sources.list.d/slipway.sources").read_text()
+        assert f"URIs: {url}/snapshots/{day}/debian\nSuites: bookworm\n" in written
+        apt = Apt(tmp_path / "apt", written)
+        apt.run("update")
+        apt.run("install", "-y", "--download-only", package)
+    found = apt.unpack()
+    assert package in found
+    assert found == {name: wanted[name] for name in found}
+    notes = [each for each in world.summaries(launch) if each.startswith("packages come from")]
+    used = f"debian as of {day:%Y%m%d}T020000Z, without extra, which was not mirrored then"
+    assert notes == [f"packages come from {url}/: {used}"]
+
+
+def test_a_day_that_is_not_there_strands(mirrored: Mirrored) -> None:
+    """One sentence says why; the distribution's archive is not asked instead."""
+    world = mirrored.world
+    day = mirrored.sync("debian")
+    _reached_at(world, "http://mirror.example.org")
+    before = day - timedelta(days=1)
+    launch, outcome = world.launch(world.template(), freeze=before)
+    assert outcome.status == "stranded"
+    first = f"the first is of {day:%Y%m%d}T020000Z"
+    assert f"debian has no state of {before}; {first}" in outcome.reason
+    assert not list((world.machine(launch) / "etc/apt/sources.list.d").glob("*"))
+
+
+def test_what_is_used_where(mirrored: Mirrored) -> None:
+    """All repositories of the distribution and release; none of another; a removed day is refused,
+    not left out."""
+    services = mirrored.services
+    days = [mirrored.sync("debian", "extra") for _ in range(3)]
+    found = frozen_sources(services, BOOKWORM, days[0])
+    assert found is not None
+    assert found.text.count("Suites: bookworm\n") == found.text.count("bookworm-updates\n") == 1
+    assert frozen_sources(services, System(id="debian", codename="trixie"), days[0]) is None
+    assert frozen_sources(services, System(id="ubuntu", codename="bookworm"), days[0]) is None
+    pruning = replace(services, clock=mirrored.clock)
+    services.mirror.pins.add("debian", days[0], "wanted", services.clock.now())
+    assert len(prune(pruning, actor="tests").days) == 3
+    with pytest.raises(NotFound, match=f"extra of {days[0]} was removed on"):
+        frozen_sources(services, BOOKWORM, days[0])
+
+
+def test_days_that_something_is_frozen_to_are_kept(mirrored: Mirrored) -> None:
+    """A version of a template, an environment, a server that is there; all else goes."""
+    world, services = mirrored.world, mirrored.services
+    days = [mirrored.sync("debian") for _ in range(5)]
+    world.template(name="old", freeze=days[0].isoformat())
+    services.templates.commit("old", author="tests", message="m")
+    create_environment(services.database, services.clock, "prod", freeze=days[1], actor="tests")
+    world.record(world.template(), name="web-1", freeze=days[2])
+    assert named_days(services) == {
+        days[0]: "template old@r1",
+        days[1]: "environment prod",
+        days[2]: "server web-1",
+    }
+    removed = prune(replace(services, clock=mirrored.clock), actor="tests")
+    assert [day.taken_at.date() for _, day in removed.days] == [days[3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('ID=debian\nVERSION_CODENAME="bookworm"\n', BOOKWORM),
+        (
+            "# a\nID='ubuntu'\nBROKEN='\nVERSION_CODENAME=noble",
+            System(id="ubuntu", codename="noble"),
+        ),
+        ("NAME=x\n", System(id="linux", codename="")),
+    ],
+)
+def test_os_release(text: str, found: System) -> None:
+    """As os-release(5) has it: quoted or not, with its default."""
+    assert read_os_release(text) == found
