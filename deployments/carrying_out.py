@@ -17,6 +17,7 @@ from prefect.exceptions import PrefectSignal
 from prefect.flow_engine import AsyncFlowRunEngine
 from prefect.flows import Flow
 from prefect.logging import get_logger
+from prefect.results import aget_default_result_storage
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
 from deployments.flow_loop import FlowLoop, InLoop
@@ -122,6 +123,10 @@ class Run:
             return
         engine = self._engine = RunEngine(flow=flow, flow_run=self.flow_run, parameters=parameters)
         try:
+            if flow.result_storage is None:
+                # The engine asks the server before each run where results go, and blocks the loop
+                # until it answers: asked once, and as everything here is asked.
+                flow.result_storage = await aget_default_result_storage()
             # As `prefect.flow_engine.run_flow_async` does it.
             async with engine.start():
                 while engine.is_running():

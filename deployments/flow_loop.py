@@ -17,11 +17,15 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from prefect.context import AsyncClientContext
+from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_logger
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 
 from deployments.patience import make_patient
 from slipway.clock import Clock
@@ -114,9 +118,16 @@ class FlowLoop:
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
                 async with AsyncClientContext() as found:
                     make_patient(found.client)
-                    self._context = contextvars.copy_context()
-                    ready.set_result(None)
-                    await self._closing.wait()
+                    # The engine makes a client of the blocking kind for each run, and with it a
+                    # TLS context, which takes longer than all else about a run. This one sends
+                    # nothing, so there is nothing to check about its server.
+                    with (
+                        temporary_settings({PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False}),
+                        SyncClientContext(),
+                    ):
+                        self._context = contextvars.copy_context()
+                        ready.set_result(None)
+                        await self._closing.wait()
         except Exception as error:
             if ready.done():
                 raise
