@@ -35,6 +35,7 @@
     - ReleaseRefused          what an upstream has signed, or has not, must not be published
       · BadSignature          … for it is not signed as it is by a key we know
     - BlobBroken              a file's bytes are not those of its name (retryable)
+    - PackagesMissing         a day does not have all that is to be installed; carries which
     - SuitesNotTaken          some suites of a repository keep the day they have; carries why
     - DiskFull                there is no room for what is to be kept
   + EngineUnavailable         the engine cannot take work now (retryable)
@@ -45,7 +46,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -243,6 +244,16 @@ class BlobBroken(MirrorError):
 
 class DiskFull(MirrorError):
     """There is no room on the disk."""
+
+
+class PackagesMissing(MirrorError):
+    """A day of repositories does not have all that is to be installed."""
+
+    def __init__(self, where: str, missing: Sequence[str]) -> None:
+        self.missing = tuple(missing)
+        shown = ", ".join(self.missing[:10])
+        more = f" and {len(self.missing) - 10} more" if len(self.missing) > 10 else ""
+        super().__init__(f"{where}: not all that is to be installed is there: {shown}{more}")
 
 
 class SuitesNotTaken(MirrorError):

@@ -9,6 +9,7 @@ from importlib import resources
 from slipway.errors import RemoteError
 from slipway.launches.connecting import connect
 from slipway.launches.frozen_sources import System, frozen_sources
+from slipway.launches.inputs import template_of
 from slipway.launches.mirror_file import declared
 from slipway.launches.scripts import Job
 from slipway.launches.services import Services
@@ -21,6 +22,15 @@ TIMEOUT_S = 900.0
 _ASK_TIMEOUT_S = 20.0
 #: Those whose own archives have every day, so that a mirror which does not have them is no loss.
 _HAVE_ARCHIVES = ("debian", "ubuntu")
+
+#: Where Debian calls a machine by another name than the kernel does.
+_DEBIAN_NAMES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv7l": "armhf",
+    "i686": "i386",
+    "ppc64le": "ppc64el",
+}
 
 
 def frozen_to(work: Work, run: StepRun) -> date | None:
@@ -38,16 +48,17 @@ def has_mirrors(services: Services) -> bool:
 
 def ask_system(work: Work) -> System:
     """What runs on the server, by its own word. Raises `RemoteError`."""
-    command = 'cat "${SLIPWAY_ROOT:-}/etc/os-release"'
+    command = 'cat "${SLIPWAY_ROOT:-}/etc/os-release" && printf "\\nMACHINE=%s\\n" "$(uname -m)"'
     with connect(work, work.launch()) as remote:
         result = remote.run(Command(text=command, timeout_s=_ASK_TIMEOUT_S))
     if result.exit_code != 0:
         raise RemoteError(f"cannot tell which system this is: {result.stderr.strip()}")
-    return read_os_release(result.stdout)
+    return read_system(result.stdout)
 
 
-def read_os_release(text: str) -> System:
-    """What an ``os-release`` says (os-release(5)); unknown lines are passed over."""
+def read_system(text: str) -> System:
+    """What an ``os-release`` says (os-release(5)), and a line with the kernel's word for the
+    ``MACHINE``; other lines are passed over."""
     found = {}
     for line in text.splitlines():
         name, _, value = line.strip().partition("=")
@@ -55,16 +66,26 @@ def read_os_release(text: str) -> System:
             found[name] = "".join(shlex.split(value))
         except ValueError:
             continue
-    return System(id=found.get("ID", "linux"), codename=found.get("VERSION_CODENAME", ""))
+    machine = found.get("MACHINE", "")
+    return System(
+        id=found.get("ID", "linux"),
+        codename=found.get("VERSION_CODENAME", ""),
+        architecture=_DEBIAN_NAMES.get(machine, machine),
+    )
 
 
 def freeze_job(work: Work, run: StepRun, day: date, *, system: System | None) -> Job:
     """The script that points the server's package manager at a day, safe to run again. The sources
     come from our mirrors where there are any of its ``system``, which is None when there are no
-    mirrors. Raises `NotFound` when they do not have the day."""
+    mirrors. Raises `NotFound` when they do not have the day, and `PackagesMissing` when they do not
+    have all that the template's scripts say they install."""
     services = work.services
     mirror_url = services.settings.mirror_url
-    sources = None if system is None else frozen_sources(services, system, day)
+    sources = None
+    if system is not None:
+        template = template_of(services, work.launch())
+        packages = [name for script in template.scripts() for name in script.packages]
+        sources = frozen_sources(services, system, day, list(dict.fromkeys(packages)))
     if sources is not None:
         run.note(f"packages come from {mirror_url}: {', '.join(sources.notes)}")
     elif system is not None and system.id in _HAVE_ARCHIVES:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from slipway.errors import NotFound
+from slipway.errors import NotFound, PackagesMissing
 from slipway.launches.mirror_file import declared
 from slipway.launches.services import Services
 from slipway.mirrors import release
 from slipway.mirrors.asgi import PREFIX
+from slipway.mirrors.closure import Universe
+from slipway.mirrors.manifest import SuiteState
 from slipway.mirrors.release import Release
 from slipway.mirrors.repository import AptRepository
 from slipway.mirrors.site import LATEST, Resolved, Site, when_of
 from slipway.mirrors.sources import apt_sources
+from slipway.mirrors.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class System:
     id: str
     #: ``bookworm``.
     codename: str
+    #: As Debian calls it: ``amd64``.
+    architecture: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +56,13 @@ def sources_text(
     )
 
 
-def frozen_sources(services: Services, system: System, day: date) -> FrozenSources | None:
+def frozen_sources(
+    services: Services, system: System, day: date, packages: Sequence[str]
+) -> FrozenSources | None:
     """The sources of a system as of a day, from the repositories here that are of its distribution
     and release; None when its base suite is not mirrored. Raises `NotFound` saying why the day
-    cannot be had from those that are."""
+    cannot be had from those that are, and `PackagesMissing` when not all that it takes to install
+    these packages is here."""
     site = services.mirror.site()
     ours = {
         name: (repository, releases)
@@ -64,7 +72,10 @@ def frozen_sources(services: Services, system: System, day: date) -> FrozenSourc
     if not any(_is_base(each) for _, releases in ours.values() for each in releases):
         return None
     when = day.isoformat()
-    base, texts, notes = services.settings.mirror_url, [], []
+    base = services.settings.mirror_url
+    texts: list[str] = []
+    notes: list[str] = []
+    states: list[SuiteState] = []
     for name, (repository, releases) in ours.items():
         try:
             resolved = site.resolve(when, name)
@@ -76,7 +87,25 @@ def frozen_sources(services: Services, system: System, day: date) -> FrozenSourc
             continue
         texts.append(sources_text(site, repository, resolved, when=when, base=base))
         notes.append(f"{name} as of {when_of(resolved.taken_at)}")
+        states += [site.state(each) for each in resolved.days]
+    _check_closure(services.mirror.store, states, system, packages, where=", ".join(notes))
     return FrozenSources(text="\n".join(texts), notes=tuple(notes))
+
+
+def _check_closure(
+    store: Store, states: Sequence[SuiteState], system: System, packages: Sequence[str], where: str
+) -> None:
+    if not packages:
+        return
+    with Universe(store, states, system.architecture) as universe:
+        found = universe.closure(packages)
+    absent = [
+        f"{entry.package} {entry.version}"
+        for entry in found.entries.values()
+        if store.size(entry.sha256) != entry.size
+    ]
+    if found.missing or absent:
+        raise PackagesMissing(where, [*found.missing, *absent])
 
 
 def _releases(services: Services, site: Site, name: str, system: System) -> Iterator[Release]:

@@ -160,6 +160,7 @@ class Care:
                     path.unlink()
             if not dry_run:
                 self._store.forget_aliases()
+                self._store.forget_derived()
         return Pruned(
             days=tuple((name, day) for name, days in going.items() for day in days),
             files=files,

@@ -11,7 +11,7 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -76,23 +76,42 @@ def names_files(path: str) -> bool:
 def entries(blob: Path, path: str, where: str) -> Iterator[Entry]:
     """The files that an index names; ``blob`` has its bytes, ``path`` says how they are to be read.
     Raises `ReleaseRefused`."""
-    kind = kind_of(path)
-    suffix = path.rpartition("/")[2].removeprefix(kind)
-    return _READERS[kind](read_chunks(blob, suffix, where), where)
+    return _READERS[kind_of(path)](read_chunks(blob, _suffix(path), where), where)
+
+
+def _suffix(path: str) -> str:
+    return path.rpartition("/")[2].removeprefix(kind_of(path))
+
+
+def described(
+    blob: Path, path: str, fields: Sequence[str]
+) -> Iterator[tuple[Entry, tuple[str, ...]]]:
+    """The files of a ``Packages`` index with more of what it says of each; values that go over
+    several lines are put on one. Raises `ReleaseRefused`."""
+    names = [f"\n{field}:".encode() for field in fields]
+    for stanza in _stanzas(read_chunks(blob, _suffix(path), path)):
+        found = (b" ".join((_field(stanza, name), *_block(stanza, name))) for name in names)
+        # A tab would end it, where lines are kept.
+        words = (each.decode("utf-8", "replace").replace("\t", " ").strip() for each in found)
+        yield _package(stanza, path), tuple(words)
 
 
 def packages(chunks: Iterable[bytes], where: str) -> Iterator[Entry]:
     """The files of a ``Packages`` index. Raises `ReleaseRefused`."""
     for stanza in _stanzas(chunks):
-        yield _entry(
-            where,
-            path=_field(stanza, b"\nFilename:"),
-            sha256=_field(stanza, b"\nSHA256:"),
-            size=_field(stanza, b"\nSize:"),
-            package=_field(stanza, b"\nPackage:"),
-            version=_field(stanza, b"\nVersion:"),
-            architecture=_field(stanza, b"\nArchitecture:"),
-        )
+        yield _package(stanza, where)
+
+
+def _package(stanza: bytes, where: str) -> Entry:
+    return _entry(
+        where,
+        path=_field(stanza, b"\nFilename:"),
+        sha256=_field(stanza, b"\nSHA256:"),
+        size=_field(stanza, b"\nSize:"),
+        package=_field(stanza, b"\nPackage:"),
+        version=_field(stanza, b"\nVersion:"),
+        architecture=_field(stanza, b"\nArchitecture:"),
+    )
 
 
 def sources(chunks: Iterable[bytes], where: str) -> Iterator[Entry]:

@@ -5,6 +5,7 @@ cas/sha256/ab/<hex>      a blob, mode 0444
 by/sha512/ab/<hex>       a link to it, for clients that ask by another hash
 incoming/<hex>           what is being received; stays when that is cut short, to be gone on with
 quarantine/<hex>         the last body that was not what it should have been
+derived/<kind>/ab/<hex>  what was made from a blob, to be made again when it is missing
 ```
 
 A blob appears under its name complete, checked and on disk, or not at all.
@@ -17,8 +18,9 @@ import errno
 import fcntl
 import hashlib
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +37,7 @@ class Store:
         self._blobs = root / "cas" / "sha256"
         self._incoming = root / "incoming"
         self._quarantine = root / "quarantine"
+        self._derived = root / "derived"
         #: Directories that got a new name which may not be on disk yet.
         self._unsettled: set[Path] = set()
         self._lock = threading.Lock()
@@ -109,6 +112,30 @@ class Store:
             directories, self._unsettled = self._unsettled, set()
         for directory in directories:
             _sync(directory)
+
+    def derived(self, kind: str, sha256: str, make: Callable[[], bytes]) -> Path:
+        """A file that was made from a blob, now if not before. Two that need it at once may both
+        make it."""
+        path = self._derived / kind / sha256[:2] / sha256
+        if not path.exists():
+            self._mkdir(path.parent)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as draft:
+                try:
+                    draft.write(make())
+                    # It may be thrown away, but not be there in part.
+                    draft.flush()
+                    os.fsync(draft.fileno())
+                except BaseException:
+                    Path(draft.name).unlink()
+                    raise
+            Path(draft.name).replace(path)
+        return path
+
+    def forget_derived(self) -> None:
+        """Remove what was made from blobs that are not here any more."""
+        for path in self._derived.glob("*/*/*"):
+            if self.size(path.name) is None:
+                path.unlink()
 
     def discard(self, sha256: str) -> None:
         """Take a damaged blob out of the way."""

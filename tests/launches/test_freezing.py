@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from slipway.errors import NotFound
+from slipway.errors import NotFound, PackagesMissing
 from slipway.launches.environments import create_environment
-from slipway.launches.freezing import read_os_release
+from slipway.launches.freezing import read_system
 from slipway.launches.frozen_sources import System, frozen_sources
 from slipway.launches.mirror_file import declare, find_declared, read_mirrors
 from slipway.launches.mirroring import named_days, prune
 from slipway.launches.services import Services
 from slipway.mirrors.asgi import MirrorSite
+from slipway.mirrors.listing import Listing
 from slipway.mirrors.sync import Mirror
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.fake_clock import FakeClock
@@ -25,7 +26,7 @@ from tests.launches.world import World
 from tests.mirrors.apt import APT, Apt
 from tests.pages.serving import serving
 
-BOOKWORM = System(id="debian", codename="bookworm")
+BOOKWORM = System(id="debian", codename="bookworm", architecture="amd64")
 
 
 @dataclass
@@ -81,6 +82,10 @@ def _reached_at(world: World, url: str) -> None:
     world.services = replace(world.services, settings=settings)
 
 
+def _installing(*packages: str) -> str:
+    return f"# ---\n# packages: [{', '.join(packages)}]\n# ...\ntrue"
+
+
 @APT
 def test_a_frozen_server_installs_from_its_day(mirrored: Mirrored, tmp_path: Path) -> None:
     """What the launch writes on the machine makes real apt install the versions of that day,
@@ -93,7 +98,8 @@ def test_a_frozen_server_installs_from_its_day(mirrored: Mirrored, tmp_path: Pat
     package = max(wanted)
     with serving(MirrorSite(world.services.mirror.site())) as url:  # type: ignore[arg-type]
         _reached_at(world, f"{url}/")
-        launch, outcome = world.launch(world.template(), freeze=day)
+        template = world.template(boot={"install": _installing(package)})
+        launch, outcome = world.launch(template, freeze=day)
         assert outcome.reason == ""
         written = (world.machine(launch) / "etc/apt/sources.list.d/slipway.sources").read_text()
         assert f"URIs: {url}/snapshots/{day}/debian\nSuites: bookworm\n" in written
@@ -121,21 +127,45 @@ def test_a_day_that_is_not_there_strands(mirrored: Mirrored) -> None:
     assert not list((world.machine(launch) / "etc/apt/sources.list.d").glob("*"))
 
 
+def test_packages_that_are_not_there_are_named(mirrored: Mirrored) -> None:
+    """Those that no index has, and those whose files are not here; before a script has run."""
+    world, services = mirrored.world, mirrored.services
+    day = mirrored.sync("debian")
+    _reached_at(world, "http://mirror.example.org")
+    template = world.template(boot={"install": _installing("pkg00003", "nosuch")})
+    _, outcome = world.launch(template, freeze=day)
+    assert outcome.status == "stranded"
+    where = f"debian as of {day:%Y%m%d}T020000Z"
+    assert outcome.reason.endswith(f"{where}: not all that is to be installed is there: nosuch")
+    # pkg00003 needs pkg00001.
+    store, site = services.mirror.store, services.mirror.site()
+    [needed] = [
+        each.sha256
+        for state in map(site.state, services.mirror.days.newest("debian"))
+        for ref in state.listings.values()
+        for each in Listing(store.path(ref.sha256))
+        if each.package == "pkg00001"
+    ]
+    store.path(needed).unlink()
+    with pytest.raises(PackagesMissing, match=r"is there: pkg00001 1\.1\+b1\Z"):
+        frozen_sources(services, BOOKWORM, day, ["pkg00003"])
+
+
 def test_what_is_used_where(mirrored: Mirrored) -> None:
     """All repositories of the distribution and release; none of another; a removed day is refused,
     not left out."""
     services = mirrored.services
     days = [mirrored.sync("debian", "extra") for _ in range(3)]
-    found = frozen_sources(services, BOOKWORM, days[0])
+    found = frozen_sources(services, BOOKWORM, days[0], [])
     assert found is not None
     assert found.text.count("Suites: bookworm\n") == found.text.count("bookworm-updates\n") == 1
-    assert frozen_sources(services, System(id="debian", codename="trixie"), days[0]) is None
-    assert frozen_sources(services, System(id="ubuntu", codename="bookworm"), days[0]) is None
+    assert frozen_sources(services, replace(BOOKWORM, codename="trixie"), days[0], []) is None
+    assert frozen_sources(services, replace(BOOKWORM, id="ubuntu"), days[0], []) is None
     pruning = replace(services, clock=mirrored.clock)
     services.mirror.pins.add("debian", days[0], "wanted", services.clock.now())
     assert len(prune(pruning, actor="tests").days) == 3
     with pytest.raises(NotFound, match=f"extra of {days[0]} was removed on"):
-        frozen_sources(services, BOOKWORM, days[0])
+        frozen_sources(services, BOOKWORM, days[0], [])
 
 
 def test_days_that_something_is_frozen_to_are_kept(mirrored: Mirrored) -> None:
@@ -158,14 +188,14 @@ def test_days_that_something_is_frozen_to_are_kept(mirrored: Mirrored) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('ID=debian\nVERSION_CODENAME="bookworm"\n', BOOKWORM),
+        ('ID=debian\nVERSION_CODENAME="bookworm"\nMACHINE=x86_64\n', BOOKWORM),
         (
-            "# a\nID='ubuntu'\nBROKEN='\nVERSION_CODENAME=noble",
-            System(id="ubuntu", codename="noble"),
+            "# a\nID='ubuntu'\nBROKEN='\nVERSION_CODENAME=noble\nMACHINE=riscv64",
+            System(id="ubuntu", codename="noble", architecture="riscv64"),
         ),
-        ("NAME=x\n", System(id="linux", codename="")),
+        ("NAME=x\n", System(id="linux", codename="", architecture="")),
     ],
 )
 def test_os_release(text: str, found: System) -> None:
     """As os-release(5) has it: quoted or not, with its default."""
-    assert read_os_release(text) == found
+    assert read_system(text) == found

@@ -286,7 +286,7 @@ def test_changes_are_what_the_other_day_lacks(tmp_path: Path) -> None:
     single = [*before, Entry("pool/main/p15000_1.deb", "e" * 64, 1, "x", "1", "all")]
     old, new = _listing(tmp_path, "one", before), _listing(tmp_path, "three", single)
     with old, new:
-        assert len(set(new._by_block()) - set(old._by_block())) == 1
+        assert len(set(new._table._by_block()) - set(old._table._by_block())) == 1
 
 
 def test_one_path_with_two_contents_is_refused() -> None:
