@@ -18,6 +18,7 @@ from slipway.api import (
     health,
     launches,
     metrics,
+    mirrors,
     openapi,
     pages,
     problems,
@@ -49,6 +50,7 @@ ROUTERS = (
     audits.router,
     events.router,
     clouds.router,
+    mirrors.router,
     secrets.router,
 )
 

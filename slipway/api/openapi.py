@@ -26,6 +26,7 @@ TAGS = {
     "templates": "Recipes, their versions and tags, and image maps.",
     "events": "What has happened, as pages and as streams.",
     "audit": "Who did what, and the proof that nobody edited it.",
+    "mirrors": "Package repositories that are kept by day; their files are at /snapshots.",
     "clouds": "Where servers can be launched.",
     "credentials": "Secrets: stored encrypted, never shown.",
     "tokens": "Who may call this API.",

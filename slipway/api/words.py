@@ -29,6 +29,9 @@ INPUT = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 CLOUD = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 CREDENTIAL = r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}$"
 SCRIPT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+MIRROR = r"^[a-z0-9][a-z0-9.-]{0,62}$"
+#: As addresses below /snapshots spell it.
+WHEN = r"^(latest|[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{8}T[0-9]{6}Z)$"
 #: The two halves of an audit subject: ``launch/launch-…``.
 NOUN = r"^[a-z][a-z-]{0,31}$"
 SUBJECT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"

@@ -59,7 +59,7 @@ def add(
     from slipway.launches.mirror_file import declare, read_mirrors
 
     services = session(context).services
-    outcomes = declare(services.database, services.clock, read_mirrors(file))
+    outcomes = declare(services.database, services.clock, read_mirrors(file), actor=actor())
     if as_json:
         print_json([{"repository": name, "outcome": each} for name, each in outcomes.items()])
         return
@@ -145,10 +145,10 @@ def days(context: typer.Context, name: Repository, as_json: AsJson = False) -> N
     from rich.table import Table
 
     services = session(context).services
-    from slipway.launches.mirroring import named_days
+    from slipway.launches.mirroring import kept_days
 
     history = services.mirror.days.history(_known(services, name))
-    pins = {**named_days(services), **services.mirror.pins.of(name)}
+    pins = kept_days(services, name)
     if as_json:
         print_json([_day(day, pins) for day in history])
         return
@@ -177,8 +177,9 @@ def diff(
 
     Example: `slipway mirror diff debian 2026-11-01 2026-11-22`.
     """
-    services = session(context).services
-    found = dict(_differences(services, name, before, after))
+    from slipway.launches.mirroring import differences
+
+    found = dict(differences(session(context).services, name, before, after))
     if as_json:
         print_json([_difference(suite, each) for suite, each in found.items()])
         return
@@ -375,18 +376,6 @@ def _date(text: str) -> date:
     except ValueError as error:
         what = f"{text!r} is not a date; one is written 2026-11-22"
         raise InvalidInput(Problem(where="DAY", what=what)) from error
-
-
-def _differences(
-    services: Services, name: str, before: str, after: str
-) -> Iterator[tuple[str, Difference]]:
-    from slipway.mirrors.difference import compare
-
-    mirror = services.mirror
-    site = mirror.site()
-    old = {day.suite: site.state(day) for day in site.resolve(before, name).days}
-    for day in site.resolve(after, name).days:
-        yield day.suite, compare(mirror.store, old.get(day.suite), site.state(day))
 
 
 def _difference(suite: str, found: Difference) -> dict[str, Any]:

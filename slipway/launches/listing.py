@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -21,6 +21,8 @@ from slipway.records import (
     HandOver,
     Launch,
     LaunchStatus,
+    MirrorDay,
+    MirrorRepository,
     Server,
     Step,
 )
@@ -30,6 +32,8 @@ _SERVERS = Server.__table__  # type: ignore[attr-defined]
 _ENVIRONMENTS = Environment.__table__  # type: ignore[attr-defined]
 _ENTRIES = AuditEntry.__table__  # type: ignore[attr-defined]
 _HEADS = AuditHead.__table__  # type: ignore[attr-defined]
+_MIRRORS = MirrorRepository.__table__  # type: ignore[attr-defined]
+_DAYS = MirrorDay.__table__  # type: ignore[attr-defined]
 _STEPS = Step.__table__  # type: ignore[attr-defined]
 _HAND_OVERS = HandOver.__table__  # type: ignore[attr-defined]
 _CALL_BACKS = CallBack.__table__  # type: ignore[attr-defined]
@@ -85,6 +89,26 @@ class EnvironmentDetail:
 
     environment: Environment
     servers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorDetail:
+    """A mirrored repository with the span of its days."""
+
+    repository: MirrorRepository
+    #: Moments that it has states of; those that were removed do not count.
+    states: int
+    first: datetime | None
+    last: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DayDetail:
+    """A suite at a moment."""
+
+    day: MirrorDay
+    #: Why its date is kept; empty when only the retention keeps it.
+    pinned: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +245,91 @@ def entry_page(services: Services, subject: str, *, after: int, limit: int) -> S
         found = [AuditEntry(**row) for row in connection.execute(query).mappings()]
         as_of = changes.newest(connection)
     return Slice(rows=tuple(found[:limit]), more=len(found) > limit, as_of=as_of)
+
+
+def mirror_page(
+    services: Services,
+    *,
+    name: str | None = None,
+    after: str | None = None,
+    limit: int,
+    changed_since: int | None = None,
+) -> Slice[MirrorDetail]:
+    """Mirrored repositories by name, behind a name, or the one of a name."""
+    query = sa.select(_MIRRORS).order_by(_MIRRORS.c.name).limit(limit + 1)
+    if name is not None:
+        query = query.where(_MIRRORS.c.name == name)
+    if after is not None:
+        query = query.where(_MIRRORS.c.name > after)
+    with services.database.reading() as connection:
+        if changed_since is not None:
+            changes.check_reach(connection, changed_since)
+            query = query.where(changes.changed_since(changed_since, "mirror/", _MIRRORS.c.name))
+        found = [MirrorRepository(**row) for row in connection.execute(query).mappings()]
+        rows = tuple(_mirrors(connection, found[:limit]))
+        return Slice(rows=rows, more=len(found) > limit, as_of=changes.newest(connection))
+
+
+def _mirrors(
+    connection: sa.Connection, repositories: Sequence[MirrorRepository]
+) -> list[MirrorDetail]:
+    moment = _DAYS.c.taken_at
+    query = (
+        sa.select(
+            _DAYS.c.repository,
+            sa.func.count(moment.distinct()).label("states"),
+            sa.func.min(moment).label("first"),
+            sa.func.max(moment).label("last"),
+        )
+        .where(
+            _DAYS.c.repository.in_([each.name for each in repositories]),
+            _DAYS.c.removed_at.is_(None),
+        )
+        .group_by(_DAYS.c.repository)
+    )
+    spans = {row.repository: row for row in connection.execute(query)}
+    return [
+        MirrorDetail(
+            repository=each,
+            states=span.states if (span := spans.get(each.name)) else 0,
+            first=span.first if span else None,
+            last=span.last if span else None,
+        )
+        for each in repositories
+    ]
+
+
+def day_page(
+    services: Services,
+    name: str,
+    *,
+    before: tuple[datetime, str] | None,
+    limit: int,
+    pinned: Mapping[date, str],
+) -> Slice[DayDetail]:
+    """The days of a repository that were not removed, the newest first and suites by name, behind a
+    moment and a suite. ``pinned`` says which dates are kept, and why."""
+    query = (
+        sa.select(_DAYS)
+        .where(_DAYS.c.repository == name, _DAYS.c.removed_at.is_(None))
+        .order_by(_DAYS.c.taken_at.desc(), _DAYS.c.suite)
+        .limit(limit + 1)
+    )
+    if before is not None:
+        moment, suite = before
+        query = query.where(
+            sa.or_(
+                _DAYS.c.taken_at < moment,
+                sa.and_(_DAYS.c.taken_at == moment, _DAYS.c.suite > suite),
+            )
+        )
+    with services.database.reading() as connection:
+        found = [MirrorDay(**row) for row in connection.execute(query).mappings()]
+        as_of = changes.newest(connection)
+    rows = tuple(
+        DayDetail(day=each, pinned=pinned.get(each.taken_at.date(), "")) for each in found[:limit]
+    )
+    return Slice(rows=rows, more=len(found) > limit, as_of=as_of)
 
 
 def environment_page(

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound, Problem
+from slipway.mirrors.events import DECLARED, tell
 from slipway.mirrors.repository import AptRepository, Keep
 from slipway.mirrors.signatures import Keyring
 from slipway.records import MirrorRepository
@@ -140,7 +141,11 @@ def _keyring(path: Path, where: str) -> bytes:
 
 
 def declare(
-    database: Database, clock: Clock, found: Mapping[str, tuple[AptEntry, bytes]]
+    database: Database,
+    clock: Clock,
+    found: Mapping[str, tuple[AptEntry, bytes]],
+    *,
+    actor: str,
 ) -> dict[str, Literal["added", "changed", "unchanged"]]:
     """Put repositories on record, all or none; answers what became of each. Those of another file
     stay."""
@@ -164,6 +169,9 @@ def declare(
                     sa.update(_REPOSITORIES).where(_REPOSITORIES.c.name == name).values(**values)
                 )
                 outcomes[name] = "changed"
+            if outcomes[name] != "unchanged":
+                detail = {"outcome": outcomes[name]}
+                tell(connection, DECLARED, name, actor=actor, at=clock.now(), detail=detail)
     return outcomes
 
 

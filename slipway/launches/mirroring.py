@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
+from slipway.changes import newest
 from slipway.errors import SuitesNotTaken
 from slipway.launches.environments import list_environments
+from slipway.launches.listing import Slice
 from slipway.launches.mirror_file import declared, find_declared
 from slipway.launches.requests import list_launches
 from slipway.launches.services import Services
 from slipway.mirrors import manifest
 from slipway.mirrors.care import Broken, Pruned
 from slipway.mirrors.days import Day
-from slipway.mirrors.difference import compare
+from slipway.mirrors.difference import Difference, PackageChange, compare
 from slipway.mirrors.progress import Progress
 from slipway.mirrors.site import when_of
 
@@ -164,6 +166,11 @@ def prune(
     )
 
 
+def kept_days(services: Services, name: str) -> dict[date, str]:
+    """The days of a repository that stay whatever their age, each with a reason."""
+    return {**named_days(services), **services.mirror.pins.of(name)}
+
+
 def named_days(services: Services) -> dict[date, str]:
     """The days that something is frozen to, each with the first that is: a version of a template,
     an environment, a server that is not terminated."""
@@ -180,6 +187,55 @@ def named_days(services: Services) -> dict[date, str]:
             if day is not None:
                 found[day] = f"template {version.ref}"
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageDifference:
+    """A package that changed in a suite."""
+
+    suite: str
+    change: PackageChange
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Which it is among those of all suites, in order."""
+        return self.suite, self.change.package, self.change.architecture
+
+
+def changes_between(
+    services: Services,
+    name: str,
+    before: str,
+    after: str,
+    *,
+    behind: tuple[str, ...] | None,
+    limit: int,
+) -> Slice[PackageDifference]:
+    """The packages that changed between two times, behind a key. Raises as `differences` does."""
+    found = sorted(
+        (
+            PackageDifference(suite=suite, change=change)
+            for suite, difference in differences(services, name, before, after)
+            for change in difference.changes
+        ),
+        key=lambda each: each.key,
+    )
+    if behind is not None:
+        found = [each for each in found if each.key > behind]
+    with services.database.reading() as connection:
+        as_of = newest(connection)
+    return Slice(rows=tuple(found[:limit]), more=len(found) > limit, as_of=as_of)
+
+
+def differences(
+    services: Services, name: str, before: str, after: str
+) -> Iterator[tuple[str, Difference]]:
+    """What changed in each suite of a repository between two times, as addresses spell them.
+    Raises `NotFound` for one that it has no state of."""
+    site = services.mirror.site()
+    old = {day.suite: site.state(day) for day in site.resolve(before, name).days}
+    for day in site.resolve(after, name).days:
+        yield day.suite, compare(services.mirror.store, old.get(day.suite), site.state(day))
 
 
 def broken_rows(found: Sequence[Broken]) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from slipway.changes import note_change
 
+DECLARED = "mirror.declared"
 DAY_TAKEN = "mirror.day-taken"
 DAY_FAILED = "mirror.day-failed"
 DAYS_REMOVED = "mirror.days-removed"

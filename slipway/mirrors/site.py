@@ -98,7 +98,9 @@ class Site:
             found, lasting = self.days.on(repository, day), day < now.date()
         else:
             moment = _parsed(when, _TIME)
-            if moment > now:
+            # A state is of the full second that follows, and may be asked for by that at once.
+            newest = (day.taken_at for day in self.days.newest(repository) if moment > now)
+            if moment > now and max(newest, default=now) < moment:
                 raise NotFound(f"{when} has not come yet")
             found, lasting = self.days.at(repository, moment), True
         if not found:

@@ -73,7 +73,7 @@ def mirrored(world: World, tmp_path: Path) -> Iterator[Mirrored]:
         file = tmp_path / "mirrors.yaml"
         file.write_text("schema: slipway-mirrors/1\nmirrors:\n" + "".join(entries))
         services = world.services
-        declare(services.database, services.clock, read_mirrors(file))
+        declare(services.database, services.clock, read_mirrors(file), actor="tests")
         yield Mirrored(world=world, archives=archives, clock=FakeClock(start))
 
 

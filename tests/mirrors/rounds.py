@@ -94,5 +94,5 @@ def mirrors(tmp_path: Path, settings: Settings, database_url: str) -> Iterator[M
             for name, each in archives.items()
         ]
         file.write_text("schema: slipway-mirrors/1\nmirrors:\n" + "".join(entries))
-        declare(services.database, clock, read_mirrors(file))
+        declare(services.database, clock, read_mirrors(file), actor="tests")
         yield Mirrors(services=services, clock=clock, archives=archives, webs=webs)

@@ -51,8 +51,14 @@ def test_a_file_is_read_and_put_on_record(
     """What is on record is what the file says, with its keyrings; a second time nothing changes."""
     path, clock = _file(tmp_path, keyring), FakeClock()
     found = read_mirrors(path)
-    assert declare(any_database, clock, found) == {"debian": "added", "tools": "added"}
-    assert declare(any_database, clock, found) == {"debian": "unchanged", "tools": "unchanged"}
+    assert declare(any_database, clock, found, actor="tests") == {
+        "debian": "added",
+        "tools": "added",
+    }
+    assert declare(any_database, clock, found, actor="tests") == {
+        "debian": "unchanged",
+        "tools": "unchanged",
+    }
     debian = find_declared(any_database, "debian")
     assert debian.suites == ("bookworm", "bookworm-updates")
     assert debian.components == ("main", "contrib")
@@ -60,7 +66,8 @@ def test_a_file_is_read_and_put_on_record(
     assert debian.signed_by == "/usr/share/keyrings/debian-archive-keyring.gpg"
     assert debian.keep == Keep(daily=7)
     changed = read_mirrors(_file(tmp_path, keyring, GOOD.replace("main, contrib", "main")))
-    assert declare(any_database, clock, changed) == {"debian": "changed", "tools": "unchanged"}
+    expected = {"debian": "changed", "tools": "unchanged"}
+    assert declare(any_database, clock, changed, actor="tests") == expected
     assert declared(any_database)["debian"].components == ("main",)
     with pytest.raises(NotFound, match=r"no repository debain is mirrored.*debian"):
         find_declared(any_database, "debain")

@@ -292,6 +292,16 @@ def test_a_directory_without_its_slash_leads_there(seen: World, days: list[Day])
         assert (answer.status_code, answer.headers["Location"]) == (301, name)
 
 
+def test_a_state_can_be_asked_for_as_soon_as_it_is_there(world: World) -> None:
+    """By its own moment, which is the full second that follows; a later one has not come yet."""
+    world.clock.advance(0.2)
+    moment = world.synced().taken_at
+    assert moment > world.clock.now()
+    assert ask(world, f"{when_of(moment)}/{RELEASE}").status_code == 200
+    later = when_of(moment + timedelta(seconds=1))
+    assert ask(world, f"{later}/{RELEASE}").status_code == 404
+
+
 def test_names_in_pages_are_text(world: World) -> None:
     """What an upstream names its packages is shown, not run."""
     name, package = next(iter(world.archive.packages.items()))
