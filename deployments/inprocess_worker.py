@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -198,6 +199,8 @@ class InProcessWorker(BaseWorker[InProcessConfiguration, InProcessVariables, InP
     async def _work(self, *, run_once: bool) -> None:
         from tasks.watching import stand_watch
 
+        # What was imported stays: the collector need not look through it again and again.
+        gc.freeze()
         watch = LoopWatch(self._flows, self._services.clock)
         looking = [
             asyncio.create_task(watch.run()),

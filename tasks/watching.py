@@ -228,6 +228,7 @@ class Lookout:
                 began = asyncio.get_running_loop().time()
                 self._heard = False
                 await self._list(poller)
+                self._pace.took(asyncio.get_running_loop().time() - began)
                 await self._look_for_notices(poller)
                 await self._give_up()
                 await self._pause(poller, asked, self._pause_s(poller), began=began)

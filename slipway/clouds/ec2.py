@@ -14,6 +14,7 @@ from typing import Any, Literal
 import boto3
 import botocore.exceptions as boto_errors
 import botocore.session
+import botocore.utils
 from botocore.config import Config
 from botocore.credentials import CredentialProvider, DeferredRefreshableCredentials
 from pydantic import SecretStr
@@ -118,6 +119,9 @@ _SCHEDULED = (
 )
 _SPOT_ENDS = ("marked-for-stop", "marked-for-termination")
 
+#: How EC2 writes times.
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
+
 #: How EC2 says that what is to be removed is not there.
 _GONE = re.compile(
     r"Invalid(Volume|Snapshot|KeyPair|Group|GroupId)\.NotFound|InvalidSecurityGroupID\.NotFound"
@@ -133,6 +137,23 @@ BUCKETS: Mapping[str, Bucket] = {
     "StopInstances": Bucket(at_once=5, per_s=2),
     "TerminateInstances": Bucket(at_once=50, per_s=5),
 }
+
+#: What `Ec2Cloud._instance` reads of an instance; EC2 tells some sixty things of each.
+_FIELDS = frozenset(
+    {
+        "ClientToken",
+        "ImageId",
+        "InstanceId",
+        "InstanceType",
+        "LaunchTime",
+        "PrivateIpAddress",
+        "PublicIpAddress",
+        "State",
+        "StateReason",
+        "StateTransitionReason",
+        "Tags",
+    }
+)
 
 _CONNECT_TIMEOUT_S = 10
 #: RunInstances takes seconds on a bad day; whoever gives up early asks again with the same token.
@@ -665,27 +686,58 @@ class Ec2Cloud:
                         },
                     ),
                 )
-                if service == "ec2" and self._budget is not None:
-                    _count_calls(self._clients[region, service], self._budget, region)
+                if service == "ec2":
+                    _read_less(self._clients[region, service])
+                    if self._budget is not None:
+                        _count_calls(self._clients[region, service], self._budget, region)
             return self._clients[region, service]
 
     def _new_session(self) -> boto3.session.Session:
         if self._credentials is None:
-            own = boto3.session.Session(profile_name=self._options.profile)
+            own = boto3.session.Session(
+                botocore_session=_inner_session(), profile_name=self._options.profile
+            )
         else:
             keys = self._credentials()
             token = keys.session_token
             own = boto3.session.Session(
+                botocore_session=_inner_session(),
                 aws_access_key_id=keys.access_key_id,
                 aws_secret_access_key=keys.secret_access_key.get_secret_value(),
                 aws_session_token=token.get_secret_value() if token else None,
             )
         if self._options.role_arn is None:
             return own
-        inner = botocore.session.get_session()
+        inner = _inner_session()
         search = inner.get_component("credential_provider")
         search.insert_before(search.providers[0].METHOD, _AssumedRole(own, self._options))
         return boto3.session.Session(botocore_session=inner)
+
+
+def _inner_session() -> botocore.session.Session:
+    """Botocore's session, which reads a time as EC2 writes it five times faster than by itself."""
+    session = botocore.session.get_session()
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_time_from)
+    return session
+
+
+def _time_from(value: Any) -> datetime:
+    if isinstance(value, str) and _TIME.fullmatch(value):
+        return datetime.fromisoformat(value)
+    found: datetime = botocore.utils.parse_timestamp(value)
+    return found
+
+
+def _read_less(client: Any) -> None:
+    """Have botocore leave unread what nobody here asks of the instances in a listing: going
+    through every field that there may be is most of its work."""
+    listing = client.meta.service_model.operation_model("DescribeInstances").output_shape
+    reservation = listing.members["Reservations"].member
+    instance = reservation.members["Instances"].member
+    for members, wanted in ((reservation.members, {"Instances"}), (instance.members, _FIELDS)):
+        for name in members.keys() - wanted:
+            del members[name]
 
 
 def _count_calls(client: Any, budget: Budget, region: str) -> None:

@@ -8,6 +8,7 @@ that failed is simply not handed in: it changes nothing.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -250,14 +251,16 @@ def first_look_s(boots_s: Sequence[float]) -> float:
 
 
 class Pace:
-    """How long to pause between two listings of a region."""
+    """How long to pause from the beginning of one listing of a region to that of the next."""
 
     #: The pause grows by this factor while nothing changes …
     GROWTH = 1.5
     #: … up to this.
     LONGEST_S = 15.0
-    #: Pollers of several regions must not ask in step.
+    #: Pollers of several regions must not ask in step: pauses are shorter by up to this part.
     JITTER = 0.1
+    #: What reading takes is taken off the pause, up to this part of it.
+    MOST_OFF = 0.5
 
     def __init__(
         self, *, shortest_s: float, random: Callable[[float, float], float] = random.uniform
@@ -267,10 +270,19 @@ class Pace:
         self.failing = False
         self._random = random
         self._pause_s = shortest_s
+        #: Of the newest few: one that was quick says little about the next.
+        self._took_s: deque[float] = deque(maxlen=3)
 
     def pause_s(self) -> float:
-        """Until the next listing."""
-        return self._pause_s * self._random(1 - self.JITTER, 1 + self.JITTER)
+        """How long now. Where listings are read in time, nobody hears of a change later than one
+        pause after it."""
+        pause_s = self._pause_s * self._random(1 - self.JITTER, 1)
+        took_s = 0.0 if self.failing else max(self._took_s, default=0.0)
+        return max(pause_s - took_s, pause_s * (1 - self.MOST_OFF))
+
+    def took(self, took_s: float) -> None:
+        """So long it took from the beginning of a listing until everybody was told, in seconds."""
+        self._took_s.append(took_s)
 
     def hurry(self) -> None:
         """Something has changed, or somebody has come: look again soon."""

@@ -7,8 +7,10 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import botocore.exceptions
+import botocore.utils
 import pytest
 from botocore.stub import ANY, Stubber
 
@@ -328,3 +330,59 @@ def test_the_console_of_an_older_instance() -> None:
         stub.add_client_error("get_console_output", "UnsupportedOperation")
         stub.add_response("get_console_output", {"Output": "Ym9vdA=="}, {"InstanceId": "i-1"})
         assert cloud.console_output(REGION, "i-1") == "boot"
+
+
+class Noting(dict[str, Any]):
+    """An instance as botocore tells it, which notes what is read of it."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def test_a_listing_is_read_in_part(case: CloudCase, moto: Moto) -> None:
+    """What is left unread is nothing we want: the instances are as botocore reads them in full,
+    of which more than half are fields that nobody here asks for."""
+    first, second = case.create(), case.create()
+    moto.client().stop_instances(InstanceIds=[second.id])
+    ids = [first.id, second.id]
+    reservations = moto.client().describe_instances(InstanceIds=ids)["Reservations"]
+    cloud = case.cloud
+    assert isinstance(cloud, ec2.Ec2Cloud)
+    in_full = [Noting(each) for found in reservations for each in found["Instances"]]
+    expected = {each["InstanceId"]: cloud._instance(REGION, each) for each in in_full}
+    assert {each.id: each for each in case.listed()} == expected
+    assert expected[second.id].state_reason
+    assert set().union(*(each.read for each in in_full)) == ec2._FIELDS
+    [one, *_] = cloud._items(REGION, "Reservations", "describe_instances")
+    assert set(one) == {"Instances"}
+    assert set(one["Instances"][0]) <= ec2._FIELDS
+    assert len(in_full[0]) > 2 * len(ec2._FIELDS)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2026-11-26T16:40:43.000Z",
+        "2026-11-26T16:40:43Z",
+        "2026-11-26T18:40:43.5+02:00",
+        "2026-11-26T16:40:43",
+        "20261126T164043Z",
+        1795711243,
+        1795711243.25,
+    ],
+)
+def test_times_are_read_as_botocore_reads_them(written: Any) -> None:
+    """Quicker where they are written as EC2 writes them."""
+    assert ec2._time_from(written) == botocore.utils.parse_timestamp(written)
+    assert (
+        ec2._time_from(written).utcoffset() == botocore.utils.parse_timestamp(written).utcoffset()
+    )

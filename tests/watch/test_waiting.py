@@ -152,7 +152,7 @@ def test_changed_tags_and_addresses_are_news() -> None:
 
 def test_pauses_grow_while_nothing_happens() -> None:
     """By a factor up to a limit; a change makes them short again."""
-    pace = Pace(shortest_s=0.5, random=lambda low, high: (low + high) / 2)
+    pace = Pace(shortest_s=0.5, random=lambda _, high: high)
     pauses = []
     for _ in range(12):
         pace.quiet()
@@ -165,15 +165,27 @@ def test_pauses_grow_while_nothing_happens() -> None:
 
 
 def test_pauses_are_not_in_step() -> None:
-    """Each is a little longer or shorter than the one of another poller."""
+    """Each is a little shorter than the one of another poller, and none is longer than it says."""
     drawn: list[tuple[float, float]] = []
 
-    def highest(low: float, high: float) -> float:
+    def lowest(low: float, high: float) -> float:
         drawn.append((low, high))
-        return high
+        return low
 
-    assert Pace(shortest_s=2.0, random=highest).pause_s() == pytest.approx(2.2)
-    assert drawn == [(0.9, 1.1)]
+    assert Pace(shortest_s=2.0, random=lowest).pause_s() == pytest.approx(1.8)
+    assert drawn == [(0.9, 1)]
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.4, 1.6), (1.0, 1.0), (30.0, 1.0)])
+def test_what_reading_takes_is_taken_off_the_pause(took_s: float, pause_s: float) -> None:
+    """So that a change is told within the pause: half of it is left at least. The slowest of the
+    newest three counts; what failed tells nothing of it."""
+    pace = Pace(shortest_s=2.0, random=lambda _, high: high)
+    for each in (1000.0, took_s, 0.1, 0.1):
+        pace.took(each)
+    assert pace.pause_s() == pytest.approx(pause_s)
+    pace.failed()
+    assert pace.pause_s() == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(
