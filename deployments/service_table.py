@@ -26,6 +26,14 @@ WORKER_TYPE = "slipway-inprocess"
 #: After its drain a worker hands back what is left; then it has nothing to do any more.
 _WORKER_ENDS_IN_S = 30.0
 
+#: As many connections to PostgreSQL as Prefect's server has by default, but all of them kept: by
+#: default it closes ten of the fifteen whenever they are not in use, and new ones cost a third of
+#: PostgreSQL's share of a launch.
+KEPT_CONNECTIONS: Mapping[str, str] = {
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_POOL_SIZE": "15",
+    "PREFECT_SERVER_DATABASE_SQLALCHEMY_MAX_OVERFLOW": "0",
+}
+
 #: What processes print goes through a pipe, and nobody there sees colours.
 _PLAIN_OUTPUT: Mapping[str, str] = {
     "PYTHONUNBUFFERED": "1",
@@ -256,6 +264,8 @@ def _prefect_environment(plan: Plan) -> dict[str, str]:
         # The address the browser asks; behind a proxy it is the proxy's, set from outside.
         "PREFECT_UI_API_URL": plan.prefect_api_url,
     }
+    if plan.prefect_database is not None:
+        defaults |= KEPT_CONNECTIONS
     found = {name: os.environ.get(name, value) for name, value in defaults.items()}
     if plan.auth_string:
         found["PREFECT_SERVER_API_AUTH_STRING"] = plan.auth_string.get_secret_value()

@@ -111,6 +111,18 @@ def test_slipway_and_prefect_have_a_database_each(settings: Settings, made: list
     )
 
 
+def test_prefect_keeps_its_connections_to_postgresql(
+    settings: Settings, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as by default, none beyond those that are kept; unless somebody says otherwise."""
+    names = [f"PREFECT_SERVER_DATABASE_SQLALCHEMY_{each}" for each in ("POOL_SIZE", "MAX_OVERFLOW")]
+    monkeypatch.delenv(names[0], raising=False)
+    monkeypatch.setenv(names[1], "3")
+    found = table(make_plan(request(postgres=POSTGRES), settings, {}))["prefect"].environment
+    assert [found[each] for each in names] == ["15", "3"]
+    assert names[0] not in table(make_plan(request(), settings, {}))["prefect"].environment
+
+
 def test_redis_takes_all_that_servers_would_keep_for_themselves(
     settings: Settings, made: list[str]
 ) -> None:
