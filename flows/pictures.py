@@ -18,7 +18,7 @@ from prefect.artifacts import (
 from prefect.context import FlowRunContext
 
 from flows.outcomes import Outcome
-from slipway.launches.timeline import cell, timeline_markdown
+from slipway.launches.timeline import timeline_markdown
 from slipway.launches.work import Work
 from slipway.records import LaunchStatus
 from tasks.threads import records
@@ -157,13 +157,3 @@ class Progress:
     async def end(self) -> None:
         """No more will come."""
         await self._bar.end(self._done / max(self._total, 1))
-
-
-def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
-    """The same table in Markdown, for a text around it."""
-    if not rows:
-        return ""
-    names = list(rows[0])
-    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(cell(row[name]) for name in names)} |" for row in rows]
-    return "\n".join(lines)

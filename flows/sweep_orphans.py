@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from prefect import flow
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.approval import ask
 from flows.driving import actor
-from flows.pictures import markdown_table, publish_table
+from flows.pictures import publish_table
 from slipway.launches.sweeping import Look, Swept, rows
 from tasks.sweeping import look_for_leftovers, remove_leftovers
 
@@ -62,7 +63,7 @@ async def sweep_orphans(request: SweepRequest = SweepRequest()) -> State[Any]:  
         return _state("WouldRemove", f"{count} would be removed", found)
     because = "without asking, as requested"
     if request.approval == "ask":
-        answer = await ask(_question(found, table), within_s=request.within_h * 3600)
+        answer = await ask(question(found, table), within_s=request.within_h * 3600)
         because = answer.words
         if not answer.approved:
             return _state("NotApproved", f"{count} kept: {because}", found)
@@ -71,16 +72,24 @@ async def sweep_orphans(request: SweepRequest = SweepRequest()) -> State[Any]:  
     return _state("Swept", _summary(swept), found, failed=swept.count("failed") > 0)
 
 
-def _question(found: Look, table: list[dict[str, str]]) -> str:
-    lines = [
-        f"**{_count(len(table))} will be removed for good.**",
-        "",
-        markdown_table(table[:SHOWN]),
+def question(found: Look, table: list[dict[str, str]]) -> str:
+    """What somebody has to agree to, as Markdown. A list, because the form of a paused run is too
+    narrow for the table."""
+    lines = [f"**{_count(len(table))} will be removed for good.**", ""]
+    lines += [
+        f"- {row['kind']} `{row['id']}` in {row['cloud']}: {_plain(row['what'])}; expired "
+        f"{row['expired']}, {_plain(row['why'])}"
+        for row in table[:SHOWN]
     ]
     if len(table) > SHOWN:
         lines += ["", f"… and {len(table) - SHOWN} more: see the artifact `leftovers` of this run."]
     lines += ["", *(f"Not looked at: {problem}" for problem in found.problems)]
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown leaves as it is: names and tags are what others have written."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!~])", r"\\\1", " ".join(text.split()))
 
 
 def _state(name: str, message: str, found: Look, *, failed: bool = False) -> State[Any]:

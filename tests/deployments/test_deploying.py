@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.flows import load_flow_from_entrypoint
 
 from deployments import deploy_file
 from deployments.deploying import HIDDEN, OURS, deploy
@@ -295,3 +296,22 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """Refused with its name."""
     with pytest.raises(InvalidInput, match=r"none\.yaml: No such file"):
         deploy_file.read(tmp_path / "none.yaml")
+
+
+def test_the_pools_of_the_documentation(tmp_path: Path) -> None:
+    """The files it shows for other work pools are understood, and name a flow of ours."""
+    page = (Path(__file__).parents[2] / "docs" / "worker.md").read_text()
+    shown = [each.partition("```")[0] for each in page.split("```yaml\n")[1:]]
+    found = []
+    for number, text in enumerate(shown):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text)
+        found.append(deploy_file.read(file, {"PREFECT_API_URL": "http://prefect.example/api"}))
+    assert [each.work_pools[0].type for each in found] == ["process", "docker"]
+    for each in found:
+        [deployment] = each.deployments
+        assert deployment.work_pool.name == each.work_pools[0].name
+        assert load_flow_from_entrypoint(deployment.entrypoint).name == "launch-server"
+    assert found[1].deployments[0].work_pool.job_variables["env"] == {
+        "PREFECT_API_URL": "http://prefect.example/api"
+    }

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from markdown import markdown
 from prefect import tags
 
 import flows.approval
-from flows.sweep_orphans import SweepRequest
+from flows.sweep_orphans import SweepRequest, question
 from slipway import audit
 from slipway.clouds.base import InstanceState
+from slipway.launches.sweeping import Leftover, Look, Thing, rows
 from tests.engine import ENGINE, Api
 from tests.flows.sweeps import left, state_of, sweep
 from tests.launches.world import World, until
@@ -39,6 +44,18 @@ def test_a_dry_run_shows_and_removes_nothing(world: World, api: Api, left: str) 
 def test_nothing_left_behind(world: World, api: Api) -> None:
     """Is said, and asks nobody."""
     assert sweep(world, SweepRequest(dry_run=False)).name == "Clean"
+
+
+def test_a_name_is_only_a_name() -> None:
+    """What others have written into a cloud neither links nor shouts in what somebody is asked."""
+    expired = datetime(2026, 11, 26, tzinfo=UTC)
+    said = "[free](http://evil) <b>**all** | fine\n# x"
+    thing = Thing(kind="volume", id="vol-1", what=said, tags={}, created_at=None)
+    leftover = Leftover(cloud="c", region="r", thing=thing, expired_at=expired, why="`why`")
+    shown = markdown(question(Look(id="sweep-1", leftovers=(leftover,)), rows([leftover])))
+    assert re.findall(r"<(?!/|p>|ul>|li>)[^>]*>", shown) == ["<strong>", "<code>"]
+    # This reader of Markdown knows fewer escapes than Prefect's.
+    assert "[free](http://evil) <b>**all** | fine # x;" in html.unescape(shown).replace("\\", "")
 
 
 @pytest.mark.parametrize("decision", ["go ahead", "keep everything", None])

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import ViewportSize, expect
 from prefect import tags
 
 import flows.approval
@@ -23,6 +23,8 @@ from tests.new_user.prefect_pages import fill, open_menu, open_run, pick, prefec
 __all__ = ["left"]
 
 pytestmark = ENGINE
+
+TALL: ViewportSize = {"width": 1120, "height": 900}
 
 
 @pytest.mark.slow
@@ -55,6 +57,7 @@ def test_a_sweep_is_answered(
         assert pick(page, "Decision", "go ahead") == ["keep everything", "go ahead"]
         fill(page, "Your name", "jo")
         fill(page, "Comment", "the load test is over")
+        page.set_viewport_size(TALL)  # The question and the form are in one picture.
         picture(page, "prefect-approval")
         assert state_of(world, left) is InstanceState.RUNNING
         form.get_by_role("button", name="Resume").click()
