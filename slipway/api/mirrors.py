@@ -15,7 +15,7 @@ from slipway.api.state import TheServices
 from slipway.api.words import MIRROR, WHEN
 from slipway.launches import listing
 from slipway.launches.listing import DayDetail, MirrorDetail
-from slipway.launches.mirror_file import find_declared
+from slipway.launches.mirror_file import find_declared, repository_of
 from slipway.launches.mirroring import PackageDifference, changes_between, kept_days
 
 router = APIRouter(prefix="/v1/mirrors", tags=["mirrors"], dependencies=[Depends(require("read"))])
@@ -48,7 +48,10 @@ class MirrorOut(BaseModel):
         description="Where it is mirrored from, in order of preference.",
         examples=[["https://deb.debian.org/debian"]],
     )
-    suites: list[str] = Field(examples=[["bookworm", "bookworm-updates"]])
+    suites: list[str] = Field(
+        description="What of it is taken; of an rpm repository, directories.",
+        examples=[["bookworm", "bookworm-updates"]],
+    )
     keep: KeepOut
     states: int = Field(description="Moments that it has states of.", examples=[61])
     first: datetime | None = Field(description="The first of them.", examples=[_MOMENT])
@@ -63,7 +66,7 @@ class MirrorOut(BaseModel):
             name=detail.repository.name,
             kind=document["kind"],
             urls=document["urls"],
-            suites=document["suites"],
+            suites=list(repository_of(detail.repository).suites),
             keep=KeepOut(**document["keep"]),
             states=detail.states,
             first=detail.first,

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,13 @@ When = Annotated[
         "--day", metavar="WHEN", help="A date (2026-11-22), a time (20261122T020000Z) or latest."
     ),
 ]
+
+
+class Client(StrEnum):
+    """Whose form sources have."""
+
+    APT = "apt"
+    DNF = "dnf"
 
 
 @app.command()
@@ -192,9 +200,8 @@ def diff(
         for change in each.changes:
             old, new = " ".join(change.before), " ".join(change.after)
             sign = "-" if not new else "+" if not old else "~"
-            typer.echo(
-                f"{sign} {change.package}:{change.architecture} {old} -> {new}".rstrip(" ->")
-            )
+            line = f"{sign} {change.package}:{change.architecture} {old} -> {new}".rstrip(" ->")
+            typer.echo(f"{line} (downgraded)" if change.downgraded else line)
 
 
 @app.command()
@@ -205,13 +212,21 @@ def sources(
     url: Annotated[
         str, typer.Option("--url", help="Where clients reach the mirror; else SLIPWAY_MIRROR_URL.")
     ] = "",
+    client: Annotated[
+        Client | None,
+        typer.Option("--client", help="For whom; without it, for whom the repository is."),
+    ] = None,
 ) -> None:
-    """Print what to put into `/etc/apt/sources.list.d/` for a repository as of a day.
+    """Print what to put on a machine for a repository as of a day: a file for
+    `/etc/apt/sources.list.d/`, or one for `/etc/yum.repos.d/`. The day itself is then in a file of
+    its own, `/etc/dnf/vars/slipday`.
 
     Example: `slipway mirror sources debian --day 2026-11-22 --url http://mirror.example.org`.
     """
     from slipway.launches.frozen_sources import sources_text
     from slipway.launches.mirror_file import find_declared
+    from slipway.mirrors.repository import RpmRepository
+    from slipway.mirrors.sources import DAY_VARIABLE
 
     found = session(context)
     base = url or found.settings.mirror_url
@@ -219,9 +234,15 @@ def sources(
         what = "where clients reach the mirror is not known; give it, or set SLIPWAY_MIRROR_URL"
         raise InvalidInput(Problem(where="--url", what=what))
     repository = find_declared(found.services.database, name)
+    theirs = Client.DNF if isinstance(repository, RpmRepository) else Client.APT
+    if client not in (None, theirs):
+        what = f"{name} is a repository for {theirs.value}"
+        raise InvalidInput(Problem(where="--client", what=what))
     site = found.services.mirror.site()
     text = sources_text(site, repository, site.resolve(day, name), when=day, base=base)
     typer.echo(text, nl=False)
+    if theirs is Client.DNF:
+        say(f"beside it, {day} has to be in /etc/dnf/vars/{DAY_VARIABLE}")
 
 
 @app.command()
@@ -333,7 +354,7 @@ def serve(
         int, typer.Option("--port", help="Port to listen on; 0: any that is free.")
     ] = DEFAULT_PORT,
 ) -> None:
-    """Serve all days to apt and to browsers, until told to stop. Nothing here is secret: what is
+    """Serve all days to apt, dnf and browsers, until told to stop. Nothing here is secret: what is
     served was public and is signed.
 
     Example: `slipway mirror serve --host 0.0.0.0`.
@@ -388,6 +409,7 @@ def _difference(suite: str, found: Difference) -> dict[str, Any]:
                 "architecture": each.architecture,
                 "before": list(each.before),
                 "after": list(each.after),
+                "downgraded": each.downgraded,
             }
             for each in found.changes
         ],

@@ -14,9 +14,9 @@ from slipway.mirrors.asgi import PREFIX
 from slipway.mirrors.closure import Universe
 from slipway.mirrors.manifest import SuiteState
 from slipway.mirrors.release import Release
-from slipway.mirrors.repository import AptRepository
+from slipway.mirrors.repository import Repository, RpmRepository
 from slipway.mirrors.site import LATEST, Resolved, Site, when_of
-from slipway.mirrors.sources import apt_sources
+from slipway.mirrors.sources import DAY_VARIABLE, apt_sources, dnf_sources
 from slipway.mirrors.store import Store
 
 
@@ -43,10 +43,12 @@ class FrozenSources:
 
 
 def sources_text(
-    site: Site, repository: AptRepository, resolved: Resolved, *, when: str, base: str
+    site: Site, repository: Repository, resolved: Resolved, *, when: str, base: str
 ) -> str:
     """What to put on a machine for a repository as of ``when``; ``base`` is where clients reach the
-    mirror."""
+    mirror. For dnf, ``when`` is a variable of its own."""
+    if isinstance(repository, RpmRepository):
+        return dnf_sources(repository, url=f"{base.rstrip('/')}{PREFIX}/${DAY_VARIABLE}")
     return apt_sources(
         [site.state(day) for day in resolved.days],
         url=f"{base.rstrip('/')}{PREFIX}/{when}/{repository.name}",
@@ -111,7 +113,10 @@ def _check_closure(
 def _releases(services: Services, site: Site, name: str, system: System) -> Iterator[Release]:
     """Of a repository's newest suites, those that are for a system."""
     for day in services.mirror.days.newest(name):
-        found = release.read(services.mirror.store, site.state(day))
+        state = site.state(day)
+        if state.is_rpm:
+            continue
+        found = release.read(services.mirror.store, state)
         # "bookworm-security" and "bookworm/updates" are for "bookworm".
         codename = (found.codename or found.suite).replace("/", "-").partition("-")[0]
         if (found.origin.lower(), codename) == (system.id, system.codename):

@@ -10,16 +10,24 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import sqlalchemy as sa
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
 
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound, Problem
 from slipway.mirrors.events import DECLARED, tell
-from slipway.mirrors.repository import AptRepository, Keep
+from slipway.mirrors.repository import AptRepository, Keep, Repository, RpmRepository
 from slipway.mirrors.signatures import Keyring
 from slipway.records import MirrorRepository
 from slipway.servertemplates.document import check_model
@@ -46,6 +54,9 @@ def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
 Addresses = Annotated[tuple[str, ...], AfterValidator(_addresses)]
 #: A suite, perhaps of several words (``stable/updates``), or the directory of a flat repository.
 Suite = Annotated[str, StringConstraints(pattern=r"^(?:/|[A-Za-z0-9][A-Za-z0-9+._/-]*)$")]
+#: Of an rpm repository, from its address on.
+_NAME = "[A-Za-z0-9][A-Za-z0-9+._-]*"
+Directory = Annotated[str, StringConstraints(pattern=rf"^(?:/|{_NAME}(?:/{_NAME})*/?)$")]
 Number = Annotated[int, Field(ge=0, le=10_000)]
 
 
@@ -61,16 +72,8 @@ class KeepEntry(_Written):
     monthly: Number = Field(default=Keep().monthly, description="Months.")
 
 
-class AptEntry(_Written):
-    """A Debian repository."""
-
-    kind: Literal["apt"] = Field(title="kind of repository", description="Which clients it is for.")
+class _Entry(_Written):
     urls: Addresses = Field(description="Where it is mirrored from, in order of preference.")
-    suites: tuple[Suite, ...] = Field(
-        min_length=1,
-        description="Names below dists/; one that ends in a slash is the directory of a flat "
-        "repository.",
-    )
     keyring: Text = Field(
         description="File with the OpenPGP certificates that may sign it, binary or armored; "
         "relative to this file."
@@ -78,6 +81,18 @@ class AptEntry(_Written):
     signed_by: Text | None = Field(
         default=None,
         description="Where clients have those certificates; without it, where this file says.",
+    )
+    keep: KeepEntry = Field(default=KeepEntry(), description="What 'slipway mirror prune' leaves.")
+
+
+class AptEntry(_Entry):
+    """A Debian repository."""
+
+    kind: Literal["apt"] = Field(title="kind of repository", description="Which clients it is for.")
+    suites: tuple[Suite, ...] = Field(
+        min_length=1,
+        description="Names below dists/; one that ends in a slash is the directory of a flat "
+        "repository.",
     )
     components: tuple[Word, ...] = Field(
         default=(), description="Without it, all that the release names."
@@ -91,7 +106,35 @@ class AptEntry(_Written):
     sources: bool = Field(default=False, description="Source packages as well.")
     contents: bool = Field(default=False, description="Lists of which file is in which package.")
     installer: bool = Field(default=False, description="Packages of the Debian installer.")
-    keep: KeepEntry = Field(default=KeepEntry(), description="What 'slipway mirror prune' leaves.")
+
+
+class RpmEntry(_Entry):
+    """Repositories for dnf below one address."""
+
+    kind: Literal["rpm"] = Field(title="kind of repository", description="Which clients it is for.")
+    directories: tuple[Directory, ...] = Field(
+        default=("/",),
+        min_length=1,
+        description="Those that have a repodata, from the address on; '/' is the address itself.",
+    )
+    signed: Literal["metadata", "packages"] = Field(
+        default="metadata",
+        description="'packages' where there is no repomd.xml.asc: then what says which packages "
+        "there are is believed because it comes over https.",
+    )
+
+    @model_validator(mode="after")
+    def _is_believable(self) -> Self:
+        """Clients check each package; that one is held back or an old one offered, they cannot."""
+        if self.signed == "packages" and any(not url.startswith("https:") for url in self.urls):
+            raise ValueError(
+                "where packages alone are signed, all addresses have to begin with https://"
+            )
+        return self
+
+
+Entry = Annotated[AptEntry | RpmEntry, Field(discriminator="kind")]
+_ENTRY: TypeAdapter[AptEntry | RpmEntry] = TypeAdapter(Entry)
 
 
 class MirrorsFile(_Written):
@@ -101,11 +144,11 @@ class MirrorsFile(_Written):
         alias="schema", title="mirrors schema", description="Which rules the file follows."
     )
     mirrors: dict[
-        Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")], AptEntry
+        Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")], Entry
     ] = Field(min_length=1, description="By name.")
 
 
-def read_mirrors(path: Path) -> Mapping[str, tuple[AptEntry, bytes]]:
+def read_mirrors(path: Path) -> Mapping[str, tuple[Entry, bytes]]:
     """The repositories in a file, each with its keyring. Raises `InvalidInput` with every problem
     in it."""
     try:
@@ -118,7 +161,7 @@ def read_mirrors(path: Path) -> Mapping[str, tuple[AptEntry, bytes]]:
         raise InvalidInput(problems)
     file, more, _ = check_model(located, MirrorsFile)
     problems += more
-    found: dict[str, tuple[AptEntry, bytes]] = {}
+    found: dict[str, tuple[Entry, bytes]] = {}
     for name, entry in file.mirrors.items() if file is not None else ():
         where = located.where(("mirrors", name, "keyring"))
         try:
@@ -143,7 +186,7 @@ def _keyring(path: Path, where: str) -> bytes:
 def declare(
     database: Database,
     clock: Clock,
-    found: Mapping[str, tuple[AptEntry, bytes]],
+    found: Mapping[str, tuple[Entry, bytes]],
     *,
     actor: str,
 ) -> dict[str, Literal["added", "changed", "unchanged"]]:
@@ -175,14 +218,14 @@ def declare(
     return outcomes
 
 
-def declared(database: Database) -> dict[str, AptRepository]:
+def declared(database: Database) -> dict[str, Repository]:
     """The repositories on record, by name."""
     with database.reading() as connection:
         rows = connection.execute(sa.select(_REPOSITORIES).order_by(_REPOSITORIES.c.name)).all()
-    return {row.name: _repository(row) for row in rows}
+    return {row.name: repository_of(row) for row in rows}
 
 
-def find_declared(database: Database, name: str) -> AptRepository:
+def find_declared(database: Database, name: str) -> Repository:
     """One of them. Raises `NotFound`."""
     known = declared(database)
     if name not in known:
@@ -190,21 +233,34 @@ def find_declared(database: Database, name: str) -> AptRepository:
     return known[name]
 
 
-def _repository(row: Any) -> AptRepository:
-    entry = AptEntry.model_validate_json(_json(row.document))
+def repository_of(row: Any) -> Repository:
+    """A repository from its record."""
+    entry = _ENTRY.validate_json(_json(row.document))
+    keep = Keep(daily=entry.keep.daily, weekly=entry.keep.weekly, monthly=entry.keep.monthly)
+    signed_by = entry.signed_by or entry.keyring
+    if isinstance(entry, RpmEntry):
+        return RpmRepository(
+            name=row.name,
+            urls=entry.urls,
+            suites=tuple(f"{each.rstrip('/')}/" for each in entry.directories),
+            keyring=row.keyring,
+            signed_by=signed_by,
+            signed_metadata=entry.signed == "metadata",
+            keep=keep,
+        )
     return AptRepository(
         name=row.name,
         urls=entry.urls,
         suites=entry.suites,
         keyring=row.keyring,
-        signed_by=entry.signed_by or entry.keyring,
+        signed_by=signed_by,
         components=entry.components,
         architectures=entry.architectures,
         languages=entry.languages,
         sources=entry.sources,
         contents=entry.contents,
         installer=entry.installer,
-        keep=Keep(daily=entry.keep.daily, weekly=entry.keep.weekly, monthly=entry.keep.monthly),
+        keep=keep,
     )
 
 

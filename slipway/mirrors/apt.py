@@ -1,115 +1,26 @@
-"""Taking a suite of an apt repository as it is: verified, complete and consistent, or not at all.
-
-The order matters. The release comes first and says by hash what all else has to be; then files,
-each under its hash; the state's document last. An upstream that changes meanwhile shows by a file
-that is missing or different: then all is looked at again from the release on.
-"""
+"""Taking a suite of an apt repository: its release says by hash what all else has to be."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TypeVar
+from collections.abc import Iterator
+from datetime import datetime
 
-from slipway.clock import Clock
-from slipway.errors import (
-    BadSignature,
-    DiskFull,
-    ReleaseRefused,
-    UpstreamInconsistent,
-    UpstreamUnavailable,
-)
-from slipway.mirrors import listing, manifest, release, stanzas
-from slipway.mirrors.fetch import Upstream
-from slipway.mirrors.listing import Listing
-from slipway.mirrors.manifest import FileRef, ListingRef, SuiteState
-from slipway.mirrors.progress import Progress
+from slipway.errors import ReleaseRefused, UpstreamUnavailable
+from slipway.mirrors import indexes, release, stanzas
+from slipway.mirrors.manifest import FileRef
 from slipway.mirrors.release import ListedFile, Release
 from slipway.mirrors.repository import AptRepository
-from slipway.mirrors.signatures import Keyring
-from slipway.mirrors.stanzas import Entry
-from slipway.mirrors.store import Store
-
-#: How often an upstream that changes under our hands is looked at again, and after which pause.
-REBASES = 5
-#: What is not signed as it should be is rarely better a little later.
-SIGNATURE_REBASES = 1
-_REBASE_PAUSE_S = 10.0
-#: How far ahead of ours the clock of whoever signs may be.
-_CLOCK_SLACK = timedelta(minutes=10)
-#: Files that are being fetched or wait for it; all of them at once would take memory.
-_AHEAD = 64
-_LOOK_UP_S = 5.0
-
-_T = TypeVar("_T")
+from slipway.mirrors.taking import Means, Taken, Taking
 
 
-@dataclass(frozen=True, kw_only=True)
-class Taken:
-    """A state that is in the store, with all its files."""
+class SuiteTaking(Taking):
+    """A suite of an apt repository."""
 
-    manifest: str
-    state: SuiteState
-    #: It is the very state of the time before.
-    unchanged: bool
-
-
-class SuiteSync:
-    """One suite, once."""
-
-    def __init__(
-        self,
-        *,
-        repository: AptRepository,
-        suite: str,
-        before: Taken | None,
-        store: Store,
-        upstream: Upstream,
-        keyring: Keyring,
-        clock: Clock,
-        pool: ThreadPoolExecutor,
-        progress: Progress,
-        reserve_bytes: int,
-        alive: Callable[[], None],
-    ) -> None:
+    def __init__(self, repository: AptRepository, means: Means) -> None:
+        super().__init__(means)
         self._repository = repository
-        self._suite = suite
-        self._before = before
-        self._store = store
-        self._upstream = upstream
-        self._keyring = keyring
-        self._clock = clock
-        self._pool = pool
-        self._progress = progress
-        self._reserve_bytes = reserve_bytes
-        #: Called every few seconds; raises when the work is not ours any more.
-        self._alive = alive
-        self._flat = suite.endswith("/")
-        self._prefix = suite.lstrip("./") if self._flat else f"dists/{suite}/"
-        self._where = f"{repository.name} {suite}"
-
-    def take(self) -> Taken:
-        """The suite as it is now. Raises `ReleaseRefused`, `UpstreamUnavailable`, `DiskFull`, and
-        `UpstreamInconsistent` when it does not come to rest."""
-        for turn in range(REBASES + 1):
-            try:
-                return self._take()
-            except BadSignature:
-                # A release and a signature of two moments, or the page of a proxy: it may pass.
-                if turn == SIGNATURE_REBASES:
-                    raise
-            except UpstreamInconsistent as error:
-                if turn == REBASES:
-                    raise UpstreamInconsistent(
-                        f"{self._where}: its files did not fit each other, {REBASES + 1} times in "
-                        f"a row; the last time: {error}"
-                    ) from error
-            self._alive()
-            self._clock.sleep(_REBASE_PAUSE_S * (turn + 1))
-        raise AssertionError("the last turn returns or raises")
+        self._flat = means.suite.endswith("/")
+        self._prefix = means.suite.lstrip("./") if self._flat else f"dists/{means.suite}/"
 
     def _take(self) -> Taken:
         signed = self._release()
@@ -119,28 +30,28 @@ class SuiteSync:
         documents, found = signed
         self._check_holds(found.valid_until)
         self._check_date(found.date)
-        indexes = dict(self._indexes(found))
-        self._fetch_indexes(found, indexes)
+        listed = dict(self._indexes(found))
+        files = {
+            self._prefix + path: FileRef(sha256=each.sha256, size=each.size)
+            for path, each in listed.items()
+        }
+        self._fetch_files(files, _names_by_hash if found.by_hash else _names)
+        for each in listed.values():
+            for algorithm, digest in each.others.items():
+                self._store.alias(algorithm.lower(), digest, each.sha256)
         listings = {
-            self._prefix + path: self._listing(path, listed)
-            for path, listed in indexes.items()
-            if stanzas.names_files(path)
+            path: self._listing(path, file.sha256)
+            for path, file in files.items()
+            if indexes.names_files(path)
         }
         self._fetch_pool(listings)
-        files = {
-            self._prefix + path: FileRef(sha256=listed.sha256, size=listed.size)
-            for path, listed in indexes.items()
-        }
-        for path, data in documents.items():
-            files[path] = FileRef(sha256=self._store.put(data), size=len(data))
-        state = SuiteState(
-            suite=self._suite,
+        return self._keep(
             date=found.date,
             valid_until=found.valid_until,
             files=files,
+            documents=documents,
             listings=listings,
         )
-        return Taken(manifest=manifest.save(self._store, state), state=state, unchanged=False)
 
     # --- The release ------------------------------------------------------------------------------
 
@@ -179,30 +90,12 @@ class SuiteSync:
         except ReleaseRefused:
             return False
 
-    def _is_as_before(self, path: str, data: bytes) -> bool:
-        """Some upstreams give neither a time nor an ETag: the same is what has the same hash."""
-        known = None if self._before is None else self._before.state.files.get(path)
-        return known is not None and known.sha256 == hashlib.sha256(data).hexdigest()
-
     def _check_holds(self, valid_until: datetime | None) -> None:
         now = self._clock.now()
         if valid_until is not None and valid_until < now:
             raise ReleaseRefused(
                 f"{self._where}: its release was valid until {valid_until:%Y-%m-%d %H:%M} UTC, and "
                 f"it is {now:%Y-%m-%d %H:%M} UTC: the upstream is stale"
-            )
-
-    def _check_date(self, date: datetime) -> None:
-        if date > self._clock.now() + _CLOCK_SLACK:
-            raise ReleaseRefused(
-                f"{self._where}: its release is of {date:%Y-%m-%d %H:%M} UTC, which is in the "
-                "future"
-            )
-        if self._before is not None and date < self._before.state.date:
-            raise ReleaseRefused(
-                f"{self._where}: its release is of {date:%Y-%m-%d %H:%M} UTC, older than the one "
-                f"of {self._before.state.date:%Y-%m-%d %H:%M} UTC that is here: the upstream was "
-                "rolled back"
             )
 
     # --- Indexes ----------------------------------------------------------------------------------
@@ -249,109 +142,12 @@ class SuiteSync:
             for language in wanted.languages:
                 yield f"{component}/i18n/Translation-{language}", False
 
-    def _fetch_indexes(self, found: Release, indexes: dict[str, ListedFile]) -> None:
-        fresh = {
-            path: listed
-            for path, listed in indexes.items()
-            if self._store.size(listed.sha256) != listed.size
-        }
-        self._reserve(sum(listed.size for listed in fresh.values()), len(fresh))
-        self._side_by_side(
-            lambda item: self._fetch_index(item[0], item[1], by_hash=found.by_hash), fresh.items()
-        )
-        for listed in indexes.values():
-            for algorithm, digest in listed.others.items():
-                self._store.alias(algorithm.lower(), digest, listed.sha256)
 
-    def _fetch_index(self, path: str, listed: ListedFile, *, by_hash: bool) -> None:
-        names = [path]
-        if by_hash:
-            directory = path.rpartition("/")[0]
-            below = f"{directory}/" if directory else ""
-            # By its hash it stays the file that the release means, whatever is published meanwhile.
-            names.insert(0, f"{below}by-hash/SHA256/{listed.sha256}")
-        if not any(self._fetch(self._prefix + name, listed.sha256, listed.size) for name in names):
-            raise UpstreamInconsistent(f"{self._prefix}{path} is listed and not there")
+def _names(path: str, _file: FileRef) -> list[str]:
+    return [path]
 
-    def _listing(self, path: str, listed: ListedFile) -> ListingRef:
-        """The listing of an index: that of before when the index is the same."""
-        before = {} if self._before is None else self._before.state.listings
-        known = before.get(self._prefix + path)
-        if known is not None and known.index == listed.sha256:
-            return known
-        where = f"{self._where}: {path}"
-        found = stanzas.entries(self._store.path(listed.sha256), path, where)
-        data = listing.write(found, where)
-        return ListingRef(index=listed.sha256, sha256=self._store.put(data))
 
-    # --- The pool ---------------------------------------------------------------------------------
-
-    def _fetch_pool(self, listings: dict[str, ListingRef]) -> None:
-        """Twice over the same entries rather than once with all of them in memory."""
-        files = size = 0
-        for entry in self._missing(listings):
-            files, size = files + 1, size + entry.size
-        self._reserve(size, files)
-        self._side_by_side(self._fetch_entry, self._missing(listings))
-
-    def _missing(self, listings: dict[str, ListingRef]) -> Iterator[Entry]:
-        """What is not here. What was complete before is only looked at where it is different."""
-        before = {} if self._before is None else self._before.state.listings
-        for path, ref in listings.items():
-            known = before.get(path)
-            if known == ref:
-                continue
-            with Listing(self._store.path(ref.sha256)) as now:
-                if known is None:
-                    yield from filter(self._is_missing, now)
-                else:
-                    with Listing(self._store.path(known.sha256)) as then:
-                        yield from filter(self._is_missing, now.changes(then))
-
-    def _is_missing(self, entry: Entry) -> bool:
-        return self._store.size(entry.sha256) != entry.size
-
-    def _fetch_entry(self, entry: Entry) -> None:
-        if not self._fetch(entry.path, entry.sha256, entry.size):
-            raise UpstreamInconsistent(f"{entry.path} is listed and not there")
-
-    # --- Fetching ---------------------------------------------------------------------------------
-
-    def _fetch(self, path: str, sha256: str, size: int) -> bool:
-        found = self._upstream.fetch(path, sha256, size, self._store, self._progress.arrived)
-        if found:
-            self._progress.finished()
-        return found
-
-    def _reserve(self, size: int, files: int) -> None:
-        """Raises `DiskFull` while nothing has happened yet."""
-        self._progress.expect(files, size)
-        free = self._store.free_bytes()
-        if size and size + self._reserve_bytes > free:
-            raise DiskFull(
-                f"{self._where}: {files} files of {size} bytes are to be fetched, and of the "
-                f"{free} bytes that are free {self._reserve_bytes} have to stay so"
-            )
-
-    def _side_by_side(self, act: Callable[[_T], None], items: Iterable[_T]) -> None:
-        """Do it for all, a bounded number at a time. The first error ends it, once those under way
-        have ended."""
-        running: set[Future[None]] = set()
-        try:
-            for item in items:
-                running.add(self._pool.submit(act, item))
-                if len(running) >= _AHEAD:
-                    running = self._some_done(running)
-            while running:
-                running = self._some_done(running)
-        finally:
-            for each in running:
-                each.cancel()
-            wait(running)
-
-    def _some_done(self, running: set[Future[None]]) -> set[Future[None]]:
-        done, rest = wait(running, timeout=_LOOK_UP_S, return_when=FIRST_COMPLETED)
-        self._alive()
-        for each in done:
-            each.result()
-        return rest
+def _names_by_hash(path: str, file: FileRef) -> list[str]:
+    # By its hash it stays the file that the release means, whatever is published meanwhile.
+    directory, slash, _ = path.rpartition("/")
+    return [f"{directory}{slash}by-hash/SHA256/{file.sha256}", path]

@@ -13,14 +13,14 @@ from pathlib import Path
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import BlobBroken, MirrorError
-from slipway.mirrors import leases, listing, manifest, stanzas
+from slipway.mirrors import indexes, leases, listing, manifest
 from slipway.mirrors.days import Day, Days
 from slipway.mirrors.events import DAYS_REMOVED, tell
 from slipway.mirrors.fetch import Upstream
 from slipway.mirrors.listing import Listing
 from slipway.mirrors.pins import Pins
 from slipway.mirrors.progress import Progress
-from slipway.mirrors.repository import AptRepository, Keep
+from slipway.mirrors.repository import Keep, Repository
 from slipway.mirrors.store import Store
 
 #: A file that no day names stays for so long: a sync of before may be about to name it.
@@ -111,7 +111,7 @@ class Care:
         return list({each.wanted.sha256: each for each in found}.values())
 
     def repair(
-        self, repositories: Mapping[str, AptRepository], *, actor: str, progress: Progress
+        self, repositories: Mapping[str, Repository], *, actor: str, progress: Progress
     ) -> list[Broken]:
         """Fetch what is broken from where it came from, by its hash, or make it again; answers all
         that was. What a document names shows when that has been repaired: it goes on until nothing
@@ -129,7 +129,7 @@ class Care:
 
     def prune(
         self,
-        repositories: Mapping[str, AptRepository],
+        repositories: Mapping[str, Repository],
         *,
         actor: str,
         named: Collection[date],
@@ -223,7 +223,7 @@ class Care:
         return None
 
     def _heal(
-        self, broken: Broken, repositories: Mapping[str, AptRepository], progress: Progress
+        self, broken: Broken, repositories: Mapping[str, Repository], progress: Progress
     ) -> bool:
         wanted = broken.wanted
         if wanted.made_from is not None:
@@ -255,7 +255,7 @@ class Care:
         wanted = broken.wanted
         if self._store.size(index) is None:
             return False
-        data = listing.write(stanzas.entries(self._store.path(index), path, path), path)
+        data = listing.write(indexes.entries(self._store.path(index), path, path), path)
         if hashlib.sha256(data).hexdigest() != wanted.sha256:
             return False
         if not broken.missing:

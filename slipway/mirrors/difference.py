@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from slipway.mirrors import debian_versions, rpm_versions
 from slipway.mirrors.listing import Listing
 from slipway.mirrors.manifest import SuiteState
 from slipway.mirrors.stanzas import Entry
@@ -17,10 +20,12 @@ class PackageChange:
 
     package: str
     architecture: str
-    #: Empty: it is new.
+    #: The newest last. Empty: it is new.
     before: tuple[str, ...]
-    #: Empty: it is gone.
+    #: The newest last. Empty: it is gone.
     after: tuple[str, ...]
+    #: Whether its newest version is older than it was.
+    downgraded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +36,27 @@ class Difference:
     new_bytes: int
 
     def counts(self) -> dict[str, int]:
-        """How many packages were added, removed and changed."""
+        """How many packages were added, removed and changed, and how many of those downgraded."""
         added = sum(not each.before for each in self.changes)
         removed = sum(not each.after for each in self.changes)
         return {
             "added": added,
             "removed": removed,
             "changed": len(self.changes) - added - removed,
+            "downgraded": sum(each.downgraded for each in self.changes),
             "new_bytes": self.new_bytes,
         }
+
+
+def count_first(store: Store, state: SuiteState) -> dict[str, int]:
+    """The counts of a first state, in which everything is new, without having it all in memory."""
+    packages: set[tuple[str, str]] = set()
+    sizes: dict[bytes, int] = {}
+    for entry in _only_in(store, state, None):
+        packages.add((entry.package, sys.intern(entry.architecture)))
+        sizes[bytes.fromhex(entry.sha256)] = entry.size
+    new = {"added": len(packages), "new_bytes": sum(sizes.values())}
+    return {**Difference(changes=(), new_bytes=0).counts(), **new}
 
 
 def compare(store: Store, before: SuiteState | None, after: SuiteState) -> Difference:
@@ -50,13 +67,13 @@ def compare(store: Store, before: SuiteState | None, after: SuiteState) -> Diffe
         for entry in entries:
             key = (entry.package, entry.architecture)
             versions.setdefault(key, (set(), set()))[side].add(entry.version)
+    order: Callable[[str], Any] = debian_versions.order
+    if after.is_rpm:
+        order = rpm_versions.order
+    if after.is_rpm and before is not None:
+        _add_others(store, (before, after), versions)
     changes = tuple(
-        PackageChange(
-            package=package,
-            architecture=architecture,
-            before=tuple(sorted(old)),
-            after=tuple(sorted(new)),
-        )
+        _change(package, architecture, old, new, order)
         for (package, architecture), (old, new) in sorted(versions.items())
         # A package that is in another index now is no other package.
         if old != new
@@ -65,6 +82,37 @@ def compare(store: Store, before: SuiteState | None, after: SuiteState) -> Diffe
     for entry in lost:
         sizes.pop(entry.sha256, None)
     return Difference(changes=changes, new_bytes=sum(sizes.values()))
+
+
+def _add_others(
+    store: Store,
+    states: tuple[SuiteState, SuiteState],
+    versions: Mapping[tuple[str, str], tuple[set[str], set[str]]],
+) -> None:
+    """Add the versions that were there before and after: rpm repositories keep older ones."""
+    for side, state in enumerate(states):
+        for ref in state.listings.values():
+            with Listing(store.path(ref.sha256)) as listing:
+                for entry in listing:
+                    known = versions.get((entry.package, entry.architecture))
+                    if known is not None:
+                        known[side].add(entry.version)
+
+
+def _change(
+    package: str, architecture: str, old: set[str], new: set[str], order: Callable[[str], Any]
+) -> PackageChange:
+    # Most have one version, which need not be taken apart.
+    before, after = (
+        tuple(each) if len(each) < 2 else tuple(sorted(each, key=order)) for each in (old, new)
+    )
+    return PackageChange(
+        package=package,
+        architecture=architecture,
+        before=before,
+        after=after,
+        downgraded=bool(old and new and order(after[-1]) < order(before[-1])),
+    )
 
 
 def _only_in(store: Store, state: SuiteState | None, other: SuiteState | None) -> Iterator[Entry]:

@@ -97,16 +97,25 @@ class Upstream:
         return self._tried(path, lambda url: self._read(url, path))
 
     def fetch(
-        self, path: str, sha256: str, size: int, store: Store, note: Callable[[int], None]
+        self,
+        path: str,
+        sha256: str,
+        size: int,
+        store: Store,
+        note: Callable[[int], None],
+        *,
+        together: bool = False,
     ) -> bool:
         """Have a file in the store; answers whether the upstream has it. ``note`` is told of bytes
-        as they arrive. Raises `UpstreamInconsistent` when what is there is another file,
+        as they arrive. One that comes ``together`` with many may only be there when the store is
+        settled. Raises `UpstreamInconsistent` when what is there is another file,
         `UpstreamUnavailable`, `DiskFull`."""
 
         def receive(url: str) -> bool:
             with store.receiving(sha256, size) as incoming:
                 if not incoming.complete:
                     self._receive(url, path, incoming, size, note)
+                    _finish(incoming, together=together)
             return True
 
         return self._tried(path, receive) or False
@@ -159,10 +168,6 @@ class Upstream:
                     note(len(data))
             if incoming.have < size:
                 raise _Failed(f"the body ended after {incoming.have} of {size} bytes")
-        try:
-            incoming.finish()
-        except BlobBroken as error:
-            raise _Failed(str(error), wrong=True) from error
 
     def _take_up(self, response: urllib3.BaseHTTPResponse, incoming: Incoming, size: int) -> None:
         """See where the body goes on. An upstream without ranges sends all of it again."""
@@ -234,6 +239,13 @@ class Upstream:
         except ValueError:
             return 0.0
         return (moment.replace(tzinfo=moment.tzinfo or UTC) - self._clock.now()).total_seconds()
+
+
+def _finish(incoming: Incoming, *, together: bool) -> None:
+    try:
+        incoming.finish(together=together)
+    except BlobBroken as error:
+        raise _Failed(str(error), wrong=True) from error
 
 
 def _range_start(content_range: str) -> int | None:

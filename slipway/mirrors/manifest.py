@@ -46,6 +46,11 @@ class SuiteState:
     #: By path of the index, from the top of the repository.
     listings: Mapping[str, ListingRef]
 
+    @property
+    def is_rpm(self) -> bool:
+        """Whether it is a directory of an rpm repository."""
+        return any(path.endswith("repodata/repomd.xml") for path in self.files)
+
     def to_bytes(self) -> bytes:
         """As canonical JSON."""
         document = {

@@ -16,18 +16,26 @@ class Keep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AptRepository:
-    """A Debian repository that is to be kept by day."""
+class Repository:
+    """A repository that is to be kept by day."""
 
     name: str
     #: Where it is mirrored from, in order of preference.
     urls: tuple[str, ...]
-    #: Names below ``dists/``; one that ends in a slash is flat: a directory with the release in it.
+    #: What of it is taken, each by itself, and all at one moment.
     suites: tuple[str, ...]
     #: The certificates that may sign it.
     keyring: bytes
     #: The file on a client that has them, for its sources.
     signed_by: str
+    keep: Keep = Keep()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AptRepository(Repository):
+    """A Debian repository. Its suites are names below ``dists/``; one that ends in a slash is flat:
+    a directory with the release in it."""
+
     #: Empty: all that the release names.
     components: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ("amd64",)
@@ -38,4 +46,12 @@ class AptRepository:
     contents: bool = False
     #: Packages of the Debian installer.
     installer: bool = False
-    keep: Keep = Keep()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RpmRepository(Repository):
+    """Repositories for dnf below one address. Its suites are the directories that have a
+    ``repodata``, each with a slash at its end; ``/`` is the address itself."""
+
+    #: Whether what says which packages there are is signed; else packages alone are.
+    signed_metadata: bool = True

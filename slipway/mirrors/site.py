@@ -27,6 +27,8 @@ from slipway.mirrors.store import Store
 LATEST = "latest"
 
 _BY_HASH = re.compile(r"(?:.*/)?by-hash/(SHA256|SHA512)/([0-9a-f]{64}|[0-9a-f]{128})\Z")
+#: Metadata of rpm repositories mostly has the hash in its name.
+_HASH_IN_NAME = re.compile(r"(?:.*/)?repodata/([0-9a-f]{64})-[^/]+\Z")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d\Z")
 _TIME = "%Y%m%dT%H%M%SZ"
 #: States, listings and places of files that are kept at hand. A listing takes 40 kB.
@@ -125,6 +127,10 @@ class Site:
             found = self._file(resolved, path)
             if found is not None:
                 return found
+            named = _HASH_IN_NAME.match(path)
+            if named and self._store.size(named[1]) is not None:
+                # Of another day: whoever has read an older repomd.xml than is here now.
+                return self._by_hash("sha256", named[1], path)
         folder = self._folder(resolved, repository, path)
         if not folder.entries and path:
             state = when_of(resolved.taken_at)

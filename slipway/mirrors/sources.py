@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from slipway.mirrors.manifest import SuiteState
+from slipway.mirrors.repository import RpmRepository
+
+#: The variable of dnf that holds the day: a file of this name in ``/etc/dnf/vars``.
+DAY_VARIABLE = "slipday"
+_VARIABLES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def apt_sources(
@@ -53,3 +59,24 @@ def components(suite: str, files: Mapping[str, object]) -> tuple[str, ...]:
         if path.startswith(prefix) and "/binary-" in path
     )
     return tuple(dict.fromkeys(each for each in found if "debian-installer" not in each))
+
+
+def dnf_sources(repository: RpmRepository, *, url: str) -> str:
+    """Sections for ``/etc/yum.repos.d/<name>.repo``; ``url`` is where the days of all repositories
+    are, up to the variable that says which (`DAY_VARIABLE`)."""
+    key = repository.signed_by
+    lines: list[str] = []
+    for suite in repository.suites:
+        where = suite.strip("/")
+        name = f"{repository.name}-{where}".rstrip("-")
+        lines += [
+            f"[{_VARIABLES.sub('-', name)}]",
+            f"name={repository.name} {where}".rstrip() + f" as of ${DAY_VARIABLE}",
+            f"baseurl={url}/{repository.name}/{where}",
+            "enabled=1",
+            "gpgcheck=1",
+            f"repo_gpgcheck={int(repository.signed_metadata)}",
+            f"gpgkey={key if '://' in key else f'file://{key}'}",
+            "",
+        ]
+    return "\n".join(lines)

@@ -68,18 +68,8 @@ def kind_of(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0]
 
 
-def names_files(path: str) -> bool:
-    """Whether what is at a path of an index is an index of files."""
-    return kind_of(path) in _READERS
-
-
-def entries(blob: Path, path: str, where: str) -> Iterator[Entry]:
-    """The files that an index names; ``blob`` has its bytes, ``path`` says how they are to be read.
-    Raises `ReleaseRefused`."""
-    return _READERS[kind_of(path)](read_chunks(blob, _suffix(path), where), where)
-
-
-def _suffix(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """``.xz`` of ``main/binary-amd64/Packages.xz``."""
     return path.rpartition("/")[2].removeprefix(kind_of(path))
 
 
@@ -89,7 +79,7 @@ def described(
     """The files of a ``Packages`` index with more of what it says of each; values that go over
     several lines are put on one. Raises `ReleaseRefused`."""
     names = [f"\n{field}:".encode() for field in fields]
-    for stanza in _stanzas(read_chunks(blob, _suffix(path), path)):
+    for stanza in _stanzas(read_chunks(blob, suffix_of(path), path)):
         found = (b" ".join((_field(stanza, name), *_block(stanza, name))) for name in names)
         # A tab would end it, where lines are kept.
         words = (each.decode("utf-8", "replace").replace("\t", " ").strip() for each in found)
@@ -130,12 +120,6 @@ def sources(chunks: Iterable[bytes], where: str) -> Iterator[Entry]:
                 version=version,
                 architecture=b"source",
             )
-
-
-_READERS: dict[str, Callable[[Iterable[bytes], str], Iterator[Entry]]] = {
-    "Packages": packages,
-    "Sources": sources,
-}
 
 
 def _entry(where: str, *, sha256: bytes, size: bytes, path: bytes, **words: bytes) -> Entry:

@@ -8,25 +8,31 @@ quarantine/<hex>         the last body that was not what it should have been
 derived/<kind>/ab/<hex>  what was made from a blob, to be made again when it is missing
 ```
 
-A blob appears under its name complete, checked and on disk, or not at all.
+A blob appears under its name complete, checked and on disk, or not at all. Of many small ones that
+are received in a row, a few hundred are brought to disk with one call and get their names together.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from slipway.errors import BlobBroken, DiskFull
 
 _CHUNK = 1 << 20
+#: How many files, and bytes, wait to be brought to disk together at most.
+_TOGETHER, _TOGETHER_BYTES = 256, 256 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Store:
@@ -40,6 +46,8 @@ class Store:
         self._derived = root / "derived"
         #: Directories that got a new name which may not be on disk yet.
         self._unsettled: set[Path] = set()
+        #: What has been received whole and waits for its name, with its size.
+        self._received: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def path(self, sha256: str) -> Path:
@@ -85,6 +93,9 @@ class Store:
                 yield incoming
             finally:
                 incoming.leave()
+        # Not while the file is locked: it may be among them.
+        if self._enough():
+            self._give_names()
 
     def alias(self, algorithm: str, digest: str, sha256: str) -> None:
         """Let a blob be found by another hash as well."""
@@ -106,12 +117,12 @@ class Store:
         return found if self.size(found) is not None else None
 
     def settle(self) -> None:
-        """Have the names of all blobs on disk, as their bytes are: to be called before anything
-        that names them is committed."""
+        """Have the bytes and names of all blobs on disk: to be called before anything that names
+        them is committed. Raises `DiskFull`."""
+        self._give_names()
         with self._lock:
             directories, self._unsettled = self._unsettled, set()
-        for directory in directories:
-            _sync(directory)
+        _to_disk(self.root, directories)
 
     def derived(self, kind: str, sha256: str, make: Callable[[], bytes]) -> Path:
         """A file that was made from a blob, now if not before. Two that need it at once may both
@@ -178,6 +189,47 @@ class Store:
             received.replace(final)
         self._note(final.parent)
 
+    def wait_for_name(self, sha256: str, size: int) -> None:
+        """Give what was received its name when enough others wait, too. For `Incoming`."""
+        with self._lock:
+            self._received[sha256] = size
+
+    def _enough(self) -> bool:
+        with self._lock:
+            size = sum(self._received.values())
+            return len(self._received) >= _TOGETHER or size >= _TOGETHER_BYTES
+
+    def _give_names(self) -> None:
+        with self._lock:
+            received, self._received = self._received, {}
+        paths = [self._incoming / sha256 for sha256 in received]
+        try:
+            _to_disk(self.root, paths)
+        except OSError as error:
+            # What could not be written is still shown by the system, and would be believed.
+            for path in paths:
+                path.unlink(missing_ok=True)
+            if error.errno not in _FULL:
+                raise
+            raise self.full(sum(received.values())) from error
+        for sha256, size in received.items():
+            self._give_name(sha256, size)
+
+    def _give_name(self, sha256: str, size: int) -> None:
+        path = self._incoming / sha256
+        with _locked(path) as file:
+            if os.fstat(file.fileno()).st_size == size:
+                self.keep(path, sha256)
+                return
+            path.unlink()
+        # Another process may have received the same and given it its name.
+        if self.size(sha256) != size:
+            raise BlobBroken(f"{path} was removed before it got its name")
+
+    def full(self, size: int) -> DiskFull:
+        """What to raise when so many bytes have no room. For `Incoming`."""
+        return DiskFull(f"the disk of {self.root} is full ({size} bytes were to be kept)")
+
     def set_aside(self, received: Path) -> None:
         """Keep a bad body to be looked at, in place of the last one. For `Incoming`."""
         self._mkdir(self._quarantine)
@@ -229,9 +281,10 @@ class Incoming:
         self._digest = hashlib.sha256()
         self.have = 0
 
-    def finish(self) -> None:
-        """All is here. Raises `BlobBroken` when it is not what it should be; it is then set aside,
-        and the next attempt begins anew."""
+    def finish(self, *, together: bool = False) -> None:
+        """All is here; it gets its name now, or ``together`` with others, at the latest when the
+        store is settled. Raises `BlobBroken` when it is not what it should be; it is then set
+        aside, and the next attempt begins anew."""
         found = self._digest.hexdigest()
         if found != self._sha256:
             self._store.set_aside(self._path)
@@ -240,13 +293,17 @@ class Incoming:
                 f"received {self.have} bytes with SHA-256 {found} instead of {self._size} bytes "
                 f"with {self._sha256}"
             )
-        try:
-            os.fchmod(self._file.fileno(), 0o444)
-            os.fsync(self._file.fileno())
-            self._store.keep(self._path, self._sha256)
-        except OSError as error:
-            self._give_up(error)
+        os.fchmod(self._file.fileno(), 0o444)
         self._waiting = False
+        if together:
+            self._store.wait_for_name(self._sha256, self._size)
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._waiting = True
+            self._give_up(error)
+        self._store.keep(self._path, self._sha256)
         self.complete = True
 
     def leave(self) -> None:
@@ -263,12 +320,10 @@ class Incoming:
             self.restart()
 
     def _give_up(self, error: OSError) -> None:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _FULL:
             raise error
         self.restart()
-        raise DiskFull(
-            f"the disk of {self._store.root} is full ({self._size} bytes were to be kept)"
-        ) from error
+        raise self._store.full(self._size) from error
 
 
 @contextlib.contextmanager
@@ -293,9 +348,37 @@ def _is_still(path: Path, file: BinaryIO) -> bool:
     return found.st_ino == os.fstat(file.fileno()).st_ino
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _to_disk(root: Path, paths: Collection[Path]) -> None:
+    """Have files and directories below ``root`` on disk."""
+    sync_all = _sync_all()
+    if len(paths) > 1 and sync_all is not None:
+        paths, sync = [root], sync_all
+    else:
+        sync = os.fsync
+    for path in paths:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            # Moved by another process meanwhile: whoever needs it looks for it.
+            continue
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@functools.cache
+def _sync_all() -> Callable[[int], None] | None:
+    """What brings a whole file system to disk, in the time that one file takes; None where the
+    system has no such call."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except AttributeError:
+        return None
+
+    def sync(descriptor: int) -> None:
+        if syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    return sync

@@ -17,18 +17,20 @@ from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import MirrorError
 from slipway.mirrors import leases, manifest
-from slipway.mirrors.apt import SuiteSync, Taken
+from slipway.mirrors.apt import SuiteTaking
 from slipway.mirrors.care import Broken, Care, Pruned
 from slipway.mirrors.days import Day, Days, next_moment
-from slipway.mirrors.difference import compare
+from slipway.mirrors.difference import compare, count_first
 from slipway.mirrors.events import DAY_FAILED, DAY_TAKEN, tell
 from slipway.mirrors.fetch import STALL_S, Upstream
 from slipway.mirrors.pins import Pins
 from slipway.mirrors.progress import Progress
-from slipway.mirrors.repository import AptRepository
+from slipway.mirrors.repository import AptRepository, Repository, RpmRepository
+from slipway.mirrors.rpm import DirectoryTaking
 from slipway.mirrors.signatures import Keyring
 from slipway.mirrors.site import Site
 from slipway.mirrors.store import Store
+from slipway.mirrors.taking import Means, Taken, Taking
 
 #: Room on the disk that a sync does not use up.
 RESERVE_BYTES = 1 << 30
@@ -83,7 +85,7 @@ class Mirror:
 
     def repair(
         self,
-        repositories: Mapping[str, AptRepository],
+        repositories: Mapping[str, Repository],
         *,
         actor: str,
         progress: Progress | None = None,
@@ -94,7 +96,7 @@ class Mirror:
 
     def prune(
         self,
-        repositories: Mapping[str, AptRepository],
+        repositories: Mapping[str, Repository],
         *,
         actor: str,
         named: Collection[date] = (),
@@ -118,7 +120,7 @@ class Mirror:
         return Care(self.store, self._database, self._clock)
 
     def sync(
-        self, repository: AptRepository, *, actor: str, progress: Progress | None = None
+        self, repository: Repository, *, actor: str, progress: Progress | None = None
     ) -> Synced:
         """Take every suite as it is now. One that cannot be taken keeps the day it has, and is
         named among the failures. Raises `Conflict` while another sync of the repository is under
@@ -138,8 +140,8 @@ class Mirror:
                 for suite in repository.suites:
                     alive()
                     progress.suite = suite
-                    one = SuiteSync(
-                        repository=repository,
+                    means = Means(
+                        name=repository.name,
                         suite=suite,
                         before=before.get(suite),
                         store=self.store,
@@ -147,12 +149,13 @@ class Mirror:
                         keyring=keyring,
                         clock=self._clock,
                         pool=pool,
+                        connections=self._connections,
                         progress=progress,
                         reserve_bytes=self._reserve_bytes,
                         alive=alive,
                     )
                     try:
-                        taken[suite] = one.take()
+                        taken[suite] = _taking(repository, means).take()
                     except MirrorError as error:
                         failures[suite] = error
             days = self._commit(driver, repository.name, before, taken, failures)
@@ -211,4 +214,15 @@ class Mirror:
     def _changes(self, before: Taken | None, now: Taken) -> dict[str, int]:
         if now.unchanged:
             return {}
-        return compare(self.store, None if before is None else before.state, now.state).counts()
+        if before is None:
+            return count_first(self.store, now.state)
+        return compare(self.store, before.state, now.state).counts()
+
+
+def _taking(repository: Repository, means: Means) -> Taking:
+    match repository:
+        case AptRepository():
+            return SuiteTaking(repository, means)
+        case RpmRepository():
+            return DirectoryTaking(repository, means)
+    raise TypeError(f"{type(repository).__name__} is no kind of repository that can be taken")

@@ -373,7 +373,18 @@ def _path_of(details: ErrorDetails, data: Any) -> Path:
         if part in known:
             here = here[part]
             path.append(part)
+    field = _telling_field(details)
+    if field and details["type"] == "union_tag_invalid":
+        path.append(field)
     return tuple(path)
+
+
+def _telling_field(details: ErrorDetails) -> str:
+    """The field whose value says which of several forms a mapping has; empty where it is something
+    else that does."""
+    # In quotes, unlike the name of a function.
+    found = re.fullmatch(r"'(\w+)'", str(details.get("ctx", {}).get("discriminator", "")))
+    return found[1] if found else ""
 
 
 def _drop(data: Any, path: Path, defaults: Mapping[str, Any], again: bool) -> None:
@@ -413,6 +424,12 @@ def _sentence(details: ErrorDetails, path: Path, schema: dict[str, Any]) -> str:
         article = "an" if title[0] in "aeiou" else "a"
         hint = nearest(str(found), allowed) if isinstance(found, str) else ""
         return f"{_shown(found)} is not {article} {title}{hint} (allowed: {', '.join(allowed)})"
+    if kind in ("union_tag_not_found", "union_tag_invalid") and _telling_field(details):
+        field, allowed = _telling_field(details), context.get("expected_tags", "")
+        if kind == "union_tag_not_found":
+            return f"{field!r} is missing here"
+        hint = nearest(str(context["tag"]), re.findall(r"'([^']*)'", allowed))
+        return f"{_shown(context['tag'])} is not a {field}{hint} (allowed: {allowed})"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         forms = "'http: PATH', 'tcp: PORT', 'script: FILE'"
         return f"{_shown(found)} is not a check; write one of {forms}"

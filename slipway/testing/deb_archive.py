@@ -14,24 +14,21 @@ import lzma
 import random
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pysequoia import SignatureMode, Tsk, sign
 
-_EPOCH = datetime(2026, 11, 1, tzinfo=UTC)
+from slipway.testing.archive import EPOCH, Archive, Revised, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class Package(Revised):
     """A binary package as it is on some day."""
 
-    name: str
-    revision: int
     architecture: str
     component: str
-    payload_bytes: int
     depends: str = ""
 
     @property
@@ -80,7 +77,7 @@ class Package:
         return f"Depends: {self.depends}\n" if self.depends else ""
 
 
-class DebArchive:
+class DebArchive(Archive[Package]):
     """An archive of one or more suites with the same packages, in a directory."""
 
     def __init__(
@@ -94,42 +91,27 @@ class DebArchive:
         payload_bytes: int = 200,
         valid_for: timedelta | None = None,
         by_hash: bool = True,
-        start: datetime = _EPOCH,
+        start: datetime = EPOCH,
         origin: str = "Synthetic",
     ) -> None:
-        self.root = root
-        self.now = start
-        self.suites = tuple(suites)
         self.components = components
-        self.key = Tsk.generate("Synthetic archive <archive@example.org>")
         self.keyring = root.parent / f"{root.name}-keyring.gpg"
         self._origin = origin
-        self._random = random.Random(seed)
         self._valid_for = valid_for
         self._by_hash = by_hash
-        self._payload_bytes = payload_bytes
         #: Where the index says that a package is, when that is not its path.
         self.moved: dict[str, str] = {}
-        self.packages = {
-            package.name: package for package in (self._invent(n) for n in range(packages))
-        }
+        super().__init__(
+            root,
+            key=Tsk.generate("Synthetic archive <archive@example.org>"),
+            seed=seed,
+            packages=packages,
+            suites=suites,
+            payload_bytes=payload_bytes,
+            start=start,
+        )
         root.mkdir(parents=True, exist_ok=True)
         self.keyring.write_bytes(bytes(self.key.extract_certificate()))
-        self.publish()
-
-    def advance(self, *, change: int = 1, add: int = 0, remove: int = 0, days: float = 1) -> None:
-        """Let days go by: packages get new versions, appear and disappear."""
-        self.now += timedelta(days=days)
-        names = sorted(self.packages)
-        for name in self._random.sample(names, change):
-            self.packages[name] = replace(
-                self.packages[name], revision=self.packages[name].revision + 1
-            )
-        for name in self._random.sample(names, remove):
-            del self.packages[name]
-        for _ in range(add):
-            fresh = self._invent(len(names) + self._random.randrange(10**6))
-            self.packages[fresh.name] = fresh
         self.publish()
 
     def publish(self) -> None:
@@ -137,7 +119,7 @@ class DebArchive:
         for package in self.packages.values():
             path = self.root / package.path
             if not path.exists():
-                _write(path, package.deb)
+                write_whole(path, package.deb)
         for suite in self.suites:
             self.write_suite(suite)
 
@@ -158,12 +140,12 @@ class DebArchive:
             # An archive lists what its indexes decompress to, and does not have it.
             if path.endswith(("/Packages", "/Translation-en")):
                 continue
-            _write(directory / path, data)
+            write_whole(directory / path, data)
             if self._by_hash:
                 for algorithm in ("sha256", "sha512"):
                     digest = hashlib.new(algorithm, data).hexdigest()
                     place = (directory / path).parent / "by-hash" / algorithm.upper() / digest
-                    _write(place, data)
+                    write_whole(place, data)
         self._sign(directory, suite, listed, key or self.key, date or self.now)
 
     def write_flat(self, directory: Path, listed: dict[str, bytes]) -> None:
@@ -175,9 +157,9 @@ class DebArchive:
     ) -> None:
         release = self._release(suite, listed, date).encode()
         signer = key.signer()
-        _write(directory / "Release", release)
-        _write(directory / "Release.gpg", sign(signer, release, mode=SignatureMode.DETACHED))
-        _write(directory / "InRelease", sign(signer, release, mode=SignatureMode.CLEAR))
+        write_whole(directory / "Release", release)
+        write_whole(directory / "Release.gpg", sign(signer, release, mode=SignatureMode.DETACHED))
+        write_whole(directory / "InRelease", sign(signer, release, mode=SignatureMode.CLEAR))
 
     def _invent(self, number: int) -> Package:
         return Package(
@@ -235,14 +217,6 @@ class DebArchive:
 
 def _rfc(moment: datetime) -> str:
     return moment.strftime("%a, %d %b %Y %H:%M:%S UTC")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whoever reads the file meanwhile sees the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_bytes(data)
-    draft.replace(path)
 
 
 def _tar(files: dict[str, bytes]) -> bytes:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from slipway.testing.deb_archive import DebArchive
+from slipway.testing.rpm_archive import RpmArchive
 from slipway.testing.web import Web
 from tests.cli.conftest import CommandLine
 from tests.remote.waiting import until
@@ -70,6 +71,27 @@ def test_from_a_file_to_sources(slipway: CommandLine, archive: DebArchive, file:
     )
     latest = slipway.ok("mirror", "sources", "debian", "--url", "http://m").stdout
     assert "Check-Valid-Until" not in latest
+
+
+def test_what_dnf_needs_is_printed(slipway: CommandLine, tmp_path: Path) -> None:
+    """One file for all days; which day that is, and whose form was asked for, is said."""
+    archive = RpmArchive(tmp_path / "rpms", start=datetime.now(UTC) - timedelta(days=30))
+    with Web(archive.root) as web:
+        (tmp_path / "mirrors.yaml").write_text(
+            "schema: slipway-mirrors/1\nmirrors:\n  rocky:\n    kind: rpm\n"
+            f"    urls: ['{web.url}']\n    directories: [BaseOS/x86_64/os]\n"
+            f"    keyring: {archive.keyring}\n"
+        )
+        slipway.ok("mirror", "add", str(tmp_path / "mirrors.yaml"))
+        [synced] = slipway.json("mirror", "sync")
+    assert synced["failures"] == {}
+    day = synced["taken_at"][:10]
+    asked = ("mirror", "sources", "rocky", "--day", day, "--url", "http://m/", "--client")
+    printed = slipway.ok(*asked, "dnf")
+    assert "baseurl=http://m/snapshots/$slipday/rocky/BaseOS/x86_64/os\n" in printed.stdout
+    assert f"beside it, {day} has to be in /etc/dnf/vars/slipday" in printed.stderr
+    refused = slipway(*asked, "apt")
+    assert (refused.exit_code, "rocky is a repository for dnf" in refused.stderr) == (2, True)
 
 
 def test_what_cannot_be_taken_ends_with_code_1(

@@ -21,9 +21,10 @@ from slipway.errors import (
     UpstreamInconsistent,
     UpstreamUnavailable,
 )
-from slipway.mirrors.apt import REBASES
+from slipway.mirrors import store
 from slipway.mirrors.fetch import ROUNDS
 from slipway.mirrors.store import Store
+from slipway.mirrors.taking import REBASES
 from slipway.testing import web as faults
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.fake_clock import FakeClock
@@ -280,15 +281,11 @@ def test_a_disk_that_is_full_all_the_same_is_survived(
     first = world.synced()
     before = world.expected()
     world.next_day(change=5)
-    real, written = os.fsync, [0]
 
-    def full(descriptor: int) -> None:
-        written[0] += 1
-        if written[0] > 4:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(descriptor)
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(store, "_sync_all", lambda: full)
     error = _failure(world)
     assert isinstance(error, DiskFull)
     assert f"the disk of {world.store.root} is full" in str(error)

@@ -9,7 +9,7 @@ import pytest
 from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound
 from slipway.launches.mirror_file import declare, declared, find_declared, read_mirrors
-from slipway.mirrors.repository import Keep
+from slipway.mirrors.repository import Keep, RpmRepository
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.fake_clock import FakeClock
 
@@ -29,6 +29,12 @@ mirrors:
     urls: ["http://tools.example.org/apt", "https://spare.example.org/apt"]
     suites: [/]
     keyring: keyring.gpg
+  rocky:
+    kind: rpm
+    urls: ["https://rocky.example.org/9"]
+    directories: [BaseOS/x86_64/os, AppStream/x86_64/os/]
+    keyring: keyring.gpg
+    signed: packages
 """
 
 
@@ -51,22 +57,21 @@ def test_a_file_is_read_and_put_on_record(
     """What is on record is what the file says, with its keyrings; a second time nothing changes."""
     path, clock = _file(tmp_path, keyring), FakeClock()
     found = read_mirrors(path)
-    assert declare(any_database, clock, found, actor="tests") == {
-        "debian": "added",
-        "tools": "added",
-    }
-    assert declare(any_database, clock, found, actor="tests") == {
-        "debian": "unchanged",
-        "tools": "unchanged",
-    }
+    for outcome in ("added", "unchanged"):
+        assert declare(any_database, clock, found, actor="tests") == dict.fromkeys(found, outcome)
     debian = find_declared(any_database, "debian")
     assert debian.suites == ("bookworm", "bookworm-updates")
     assert debian.components == ("main", "contrib")
     assert debian.keyring == keyring
     assert debian.signed_by == "/usr/share/keyrings/debian-archive-keyring.gpg"
     assert debian.keep == Keep(daily=7)
+    rocky = find_declared(any_database, "rocky")
+    assert isinstance(rocky, RpmRepository)
+    assert rocky.suites == ("BaseOS/x86_64/os/", "AppStream/x86_64/os/")
+    assert (rocky.signed_metadata, rocky.signed_by) == (False, "keyring.gpg")
+    assert rocky.keyring == keyring
     changed = read_mirrors(_file(tmp_path, keyring, GOOD.replace("main, contrib", "main")))
-    expected = {"debian": "changed", "tools": "unchanged"}
+    expected = {**dict.fromkeys(found, "unchanged"), "debian": "changed"}
     assert declare(any_database, clock, changed, actor="tests") == expected
     assert declared(any_database)["debian"].components == ("main",)
     with pytest.raises(NotFound, match=r"no repository debain is mirrored.*debian"):
@@ -76,7 +81,19 @@ def test_a_file_is_read_and_put_on_record(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kind: apt\n    urls: [https", "kind: deb\n    urls: [https", "mirrors.yaml:4"),
+        (
+            "kind: apt\n    urls: [https",
+            "kind: deb\n    urls: [https",
+            "mirrors.yaml:4: mirrors.debian.kind: 'deb' is not a kind (allowed: 'apt', 'rpm')",
+        ),
+        ("    kind: rpm\n", "", "mirrors.rocky: 'kind' is missing here"),
+        ("https://rocky", "http://rocky", "all addresses have to begin with https://"),
+        (
+            "BaseOS/",
+            "../",
+            "mirrors.yaml:19: mirrors.rocky.directories[0]: '../x86_64/os' is not of",
+        ),
+        ("directories", "suites", "mirrors.rocky.suites: 'suites' is not a field here"),
         ("suites: [/]", "suits: [/]", "did you mean 'suites'"),
         ("suites: [/]", "suites: []", "mirrors.yaml:14: mirrors.tools.suites"),
         (

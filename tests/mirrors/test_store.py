@@ -103,3 +103,52 @@ def test_a_damaged_blob_is_not_read(store: Store) -> None:
     store.path(NAME).write_bytes(DATA[:-1] + b"X")
     with pytest.raises(BlobBroken, match="is damaged"):
         store.read(NAME)
+
+
+def _together(store: Store) -> None:
+    with store.receiving(NAME, len(DATA)) as incoming:
+        if not incoming.have:
+            incoming.write(DATA)
+        incoming.finish(together=True)
+
+
+def test_many_get_their_names_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is received with others has its name once the store is settled or enough have come,
+    whoever else has received the same meanwhile."""
+    _together(store)
+    assert store.size(NAME) is None
+    store.settle()
+    assert store.read(NAME) == DATA
+    assert stat.S_IMODE(store.path(NAME).stat().st_mode) == 0o444
+    store.path(NAME).unlink()
+    _together(store)
+    assert _receive(Store(store.root), b"") == len(DATA)
+    store.settle()
+    assert store.read(NAME) == DATA
+    store.path(NAME).unlink()
+    monkeypatch.setattr("slipway.mirrors.store._TOGETHER", 1)
+    _together(store)
+    assert store.read(NAME) == DATA
+    assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_what_was_removed_before_it_got_its_name_is_missed(store: Store) -> None:
+    """Nothing may name it: settling fails."""
+    _together(store)
+    (store.root / "incoming" / NAME).unlink()
+    with pytest.raises(BlobBroken, match="was removed before it got its name"):
+        store.settle()
+
+
+def test_a_system_that_cannot_sync_all_syncs_each(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of many, and every directory."""
+    synced: list[int] = []
+    monkeypatch.setattr("slipway.mirrors.store._sync_all", lambda: None)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    _together(store)
+    store.settle()
+    assert store.read(NAME) == DATA
+    # The file, then where it was received, where it is now, and the directories above.
+    assert len(synced) >= 5

@@ -9,11 +9,12 @@ from slipway.database import Database
 from slipway.mirrors import manifest
 from slipway.mirrors.days import Day
 from slipway.mirrors.listing import Listing
-from slipway.mirrors.repository import AptRepository
+from slipway.mirrors.repository import AptRepository, Repository, RpmRepository
 from slipway.mirrors.store import Store
 from slipway.mirrors.sync import Mirror, Synced
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.fake_clock import FakeClock
+from slipway.testing.rpm_archive import RpmArchive
 from slipway.testing.web import Web
 
 ACTOR = "test"
@@ -23,14 +24,22 @@ ACTOR = "test"
 class World:
     """An upstream, what serves it, and our mirror of it."""
 
-    archive: DebArchive
+    archive: DebArchive | RpmArchive
     web: Web
     database: Database
     store: Store
     clock: FakeClock
 
     @property
-    def repository(self) -> AptRepository:
+    def repository(self) -> Repository:
+        if isinstance(self.archive, RpmArchive):
+            return RpmRepository(
+                name="rocky",
+                urls=(self.web.url,),
+                suites=self.archive.suites,
+                keyring=self.archive.keyring.read_bytes(),
+                signed_by=str(self.archive.keyring),
+            )
         return AptRepository(
             name="debian",
             urls=(self.web.url,),
@@ -77,7 +86,7 @@ class World:
         return {package.name: package.version for package in self.archive.packages.values()}
 
     def days(self) -> list[Day]:
-        return self.mirror().days.history("debian")
+        return self.mirror().days.history(self.repository.name)
 
     def assert_sound(self) -> None:
         """No blob has other bytes than its name says."""
@@ -85,5 +94,5 @@ class World:
             if path.is_file():
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
 
-    def with_urls(self, *urls: str) -> AptRepository:
+    def with_urls(self, *urls: str) -> Repository:
         return replace(self.repository, urls=urls)

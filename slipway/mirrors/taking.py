@@ -1,0 +1,274 @@
+"""Taking what a repository is now: verified, complete and consistent, or not at all.
+
+What all kinds of repositories have in common: something signed comes first and says by hash what
+all else has to be; then files, each under its hash; the state's document last. An upstream that
+changes meanwhile shows by a file that is missing or different: then all is looked at again from
+what is signed on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar, cast
+
+from slipway.clock import Clock
+from slipway.errors import BadSignature, DiskFull, ReleaseRefused, UpstreamInconsistent
+from slipway.mirrors import indexes, listing, manifest
+from slipway.mirrors.fetch import Upstream
+from slipway.mirrors.listing import Listing
+from slipway.mirrors.manifest import FileRef, ListingRef, SuiteState
+from slipway.mirrors.progress import Progress
+from slipway.mirrors.signatures import Keyring
+from slipway.mirrors.stanzas import Entry
+from slipway.mirrors.store import Store
+
+#: How often an upstream that changes under our hands is looked at again, and after which pause.
+REBASES = 5
+#: What is not signed as it should be is rarely better a little later.
+SIGNATURE_REBASES = 1
+_REBASE_PAUSE_S = 10.0
+#: How far ahead of ours the clock of whoever signs may be.
+_CLOCK_SLACK = timedelta(minutes=10)
+_LOOK_UP_S = 5.0
+_NO_MORE = object()
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A state that is in the store, with all its files."""
+
+    manifest: str
+    state: SuiteState
+    #: It is the very state of the time before.
+    unchanged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What it takes to take one suite, once."""
+
+    #: Of the repository.
+    name: str
+    suite: str
+    before: Taken | None
+    store: Store
+    upstream: Upstream
+    keyring: Keyring
+    clock: Clock
+    pool: ThreadPoolExecutor
+    connections: int
+    progress: Progress
+    reserve_bytes: int
+    #: Called every few seconds; raises when the work is not ours any more.
+    alive: Callable[[], None]
+
+
+class Taking(ABC):
+    """One suite, once."""
+
+    #: What is signed, in words.
+    signed = "release"
+
+    def __init__(self, means: Means) -> None:
+        self._name = means.name
+        self._suite = means.suite
+        self._before = means.before
+        self._store = means.store
+        self._upstream = means.upstream
+        self._keyring = means.keyring
+        self._clock = means.clock
+        self._pool = means.pool
+        self._connections = means.connections
+        self._progress = means.progress
+        self._reserve_bytes = means.reserve_bytes
+        self._alive = means.alive
+        self._where = f"{means.name} {means.suite}"
+
+    def take(self) -> Taken:
+        """The suite as it is now. Raises `ReleaseRefused`, `UpstreamUnavailable`, `DiskFull`, and
+        `UpstreamInconsistent` when it does not come to rest."""
+        for turn in range(REBASES + 1):
+            try:
+                return self._take()
+            except BadSignature:
+                # A release and a signature of two moments, or the page of a proxy: it may pass.
+                if turn == SIGNATURE_REBASES:
+                    raise
+            except UpstreamInconsistent as error:
+                if turn == REBASES:
+                    raise UpstreamInconsistent(
+                        f"{self._where}: its files did not fit each other, {REBASES + 1} times in "
+                        f"a row; the last time: {error}"
+                    ) from error
+            self._alive()
+            self._clock.sleep(_REBASE_PAUSE_S * (turn + 1))
+        raise AssertionError("the last turn returns or raises")
+
+    @abstractmethod
+    def _take(self) -> Taken:
+        """All of it, once."""
+
+    # --- What is signed ---------------------------------------------------------------------------
+
+    def _is_as_before(self, path: str, data: bytes) -> bool:
+        """Some upstreams give neither a time nor an ETag: the same is what has the same hash."""
+        known = None if self._before is None else self._before.state.files.get(path)
+        return known is not None and known.sha256 == hashlib.sha256(data).hexdigest()
+
+    def _check_date(self, date: datetime) -> None:
+        if date > self._clock.now() + _CLOCK_SLACK:
+            raise ReleaseRefused(
+                f"{self._where}: its {self.signed} is of {date:%Y-%m-%d %H:%M} UTC, which is in "
+                "the future"
+            )
+        if self._before is not None and date < self._before.state.date:
+            raise ReleaseRefused(
+                f"{self._where}: its {self.signed} is of {date:%Y-%m-%d %H:%M} UTC, older than "
+                f"the one of {self._before.state.date:%Y-%m-%d %H:%M} UTC that is here: the "
+                "upstream was rolled back"
+            )
+
+    # --- Indexes ----------------------------------------------------------------------------------
+
+    def _fetch_files(
+        self, wanted: Mapping[str, FileRef], names: Callable[[str, FileRef], Sequence[str]]
+    ) -> None:
+        """Have files of these paths in the store; ``names`` tells what to ask for each by, in
+        turn."""
+        fresh = {
+            path: file
+            for path, file in wanted.items()
+            if self._store.size(file.sha256) != file.size
+        }
+
+        def fetch(item: tuple[str, FileRef]) -> None:
+            path, file = item
+            if not any(self._fetch(name, file.sha256, file.size) for name in names(path, file)):
+                raise UpstreamInconsistent(f"{path} is listed and not there")
+
+        self._reserve(sum(file.size for file in fresh.values()), len(fresh))
+        self._side_by_side(fetch, fresh.items())
+
+    def _listing(self, path: str, index: str) -> ListingRef:
+        """The listing of an index, given its path and SHA-256: that of before when the index is the
+        same."""
+        before = {} if self._before is None else self._before.state.listings
+        known = before.get(path)
+        if known is not None and known.index == index:
+            return known
+        where = f"{self._where}: {path}"
+        found = indexes.entries(self._store.path(index), path, where)
+        data = listing.write(found, where)
+        return ListingRef(index=index, sha256=self._store.put(data))
+
+    def _keep(
+        self,
+        *,
+        date: datetime,
+        valid_until: datetime | None,
+        files: Mapping[str, FileRef],
+        documents: Mapping[str, bytes],
+        listings: Mapping[str, ListingRef],
+    ) -> Taken:
+        """Put the state of these files, and of documents that are not in the store yet, into it."""
+        signed = {
+            path: FileRef(sha256=self._store.put(data), size=len(data))
+            for path, data in documents.items()
+        }
+        state = SuiteState(
+            suite=self._suite,
+            date=date,
+            valid_until=valid_until,
+            files={**files, **signed},
+            listings=listings,
+        )
+        return Taken(manifest=manifest.save(self._store, state), state=state, unchanged=False)
+
+    # --- The pool ---------------------------------------------------------------------------------
+
+    def _fetch_pool(self, listings: Mapping[str, ListingRef]) -> None:
+        """Twice over the same entries rather than once with all of them in memory."""
+        files = size = 0
+        for entry in self._missing(listings):
+            files, size = files + 1, size + entry.size
+        self._reserve(size, files)
+        try:
+            self._side_by_side(self._fetch_entry, self._missing(listings))
+        finally:
+            self._store.settle()
+
+    def _missing(self, listings: Mapping[str, ListingRef]) -> Iterator[Entry]:
+        """What is not here. What was complete before is only looked at where it is different."""
+        before = {} if self._before is None else self._before.state.listings
+        for path, ref in listings.items():
+            known = before.get(path)
+            if known == ref:
+                continue
+            with Listing(self._store.path(ref.sha256)) as now:
+                if known is None:
+                    yield from filter(self._is_missing, now)
+                else:
+                    with Listing(self._store.path(known.sha256)) as then:
+                        yield from filter(self._is_missing, now.changes(then))
+
+    def _is_missing(self, entry: Entry) -> bool:
+        return self._store.size(entry.sha256) != entry.size
+
+    def _fetch_entry(self, entry: Entry) -> None:
+        if not self._fetch(entry.path, entry.sha256, entry.size, together=True):
+            raise UpstreamInconsistent(f"{entry.path} is listed and not there")
+
+    # --- Fetching ---------------------------------------------------------------------------------
+
+    def _fetch(self, path: str, sha256: str, size: int, *, together: bool = False) -> bool:
+        found = self._upstream.fetch(
+            path, sha256, size, self._store, self._progress.arrived, together=together
+        )
+        if found:
+            self._progress.finished()
+        return found
+
+    def _reserve(self, size: int, files: int) -> None:
+        """Raises `DiskFull` while nothing has happened yet."""
+        self._progress.expect(files, size)
+        free = self._store.free_bytes()
+        if size and size + self._reserve_bytes > free:
+            raise DiskFull(
+                f"{self._where}: {files} files of {size} bytes are to be fetched, and of the "
+                f"{free} bytes that are free {self._reserve_bytes} have to stay so"
+            )
+
+    def _side_by_side(self, act: Callable[[_T], None], items: Iterable[_T]) -> None:
+        """Do it for all, as many at a time as there are connections. The first error ends it, once
+        those under way have ended."""
+        turn, left, stop = threading.Lock(), iter(items), threading.Event()
+
+        def work() -> None:
+            # Each takes the next by itself: somebody who hands them out would be woken for each.
+            while not stop.is_set():
+                with turn:
+                    self._alive()
+                    item = next(left, _NO_MORE)
+                if item is _NO_MORE:
+                    return
+                act(cast("_T", item))
+
+        running = {self._pool.submit(work) for _ in range(self._connections)}
+        try:
+            while running:
+                done, running = wait(running, timeout=_LOOK_UP_S, return_when=FIRST_EXCEPTION)
+                with turn:
+                    self._alive()
+                for each in done:
+                    each.result()
+        finally:
+            stop.set()
+            wait(running)
