@@ -51,6 +51,7 @@ def check(world: World, launch: Launch) -> None:
     assert {step.status for step in world.steps(launch).values()} == {"succeeded"}
 
 
+@pytest.mark.timeout(300)
 def test_killed_at_every_boundary(world: World, drivers: Drivers) -> None:
     """One launch whose drivers die, one after the other, at every commit, cloud call and remote
     call there is, comes up with one instance and every script run once."""
@@ -113,8 +114,10 @@ def test_killed_once_at_every_eighth_boundary(world: World, drivers: Drivers) ->
     print(f"from {nth}")
     for number in range(nth, MANY, 8):
         launch = world.record()
-        if not drivers.drive(**job(world, launch), nth=number).killed:
+        ended = drivers.drive(**job(world, launch), nth=number)
+        if not ended.killed:
             break
         assert drivers.drive(**job(world, launch)).statuses == ["operational"]
         check(world, launch)
+    assert ended.statuses == ["operational"]
     assert number > 80
