@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ from tasks.mirroring import snapshot_repository
 from tasks.outages import outlast
 from tasks.services import current_services
 from tasks.threads import clouds, records
+
+#: On the run page, and in the worker's log. Prefect leaves such loggers at its root's level.
+_log = logging.getLogger("slipway.mirrors")
+_log.setLevel(logging.INFO)
 
 
 class SnapshotRequest(BaseModel):
@@ -81,9 +86,13 @@ async def snapshot_mirrors(request: SnapshotRequest = SnapshotRequest()) -> Stat
 def _announce(night: Night) -> None:
     if night.days:
         states = " ".join(sorted({when_of(day.taken_at) for day in night.days}))
-        announce_mirror(DAY_TAKEN, night.repository, states=states, changes=_numbers([night]))
+        changes = _changes([night])
+        _log.info("%s: %s", night.repository, changes)
+        announce_mirror(DAY_TAKEN, night.repository, states=states, changes=changes)
     if night.problems:
-        announce_mirror(DAY_FAILED, night.repository, problem="; ".join(_sentences(night)))
+        problem = "; ".join(_sentences(night))
+        _log.error("not taken: %s", problem)
+        announce_mirror(DAY_FAILED, night.repository, problem=problem)
 
 
 def _state(nights: Sequence[Night]) -> State[Any]:
@@ -105,11 +114,15 @@ def _sentences(night: Night) -> list[str]:
 
 
 def _numbers(nights: Sequence[Night]) -> str:
+    return f"{_count(len(nights))}: {_changes(nights)}"
+
+
+def _changes(nights: Sequence[Night]) -> str:
     sums = {key: sum(n.count(key) for n in nights) for key in ("added", "removed", "changed")}
     size = sum(night.count("new_bytes") for night in nights)
     return (
-        f"{_count(len(nights))}: {sums['added']} packages added, {sums['removed']} removed, "
-        f"{sums['changed']} upgraded, {size} bytes of new files"
+        f"{sums['added']} packages added, {sums['removed']} removed, {sums['changed']} upgraded, "
+        f"{size} bytes of new files"
     )
 
 

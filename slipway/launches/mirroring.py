@@ -95,12 +95,13 @@ def night_rows(nights: Sequence[Night]) -> list[dict[str, str]]:
                 {
                     "repository": night.repository,
                     "suite": suite,
-                    "state": "" if day is None else when_of(day.taken_at),
+                    # Before the numbers: the page cuts off what is far to the right.
+                    "problem": night.problems.get(suite, ""),
                     "added": str(changes.get("added", 0)),
                     "removed": str(changes.get("removed", 0)),
                     "upgraded": str(changes.get("changed", 0)),
-                    "bytes of new files": str(changes.get("new_bytes", 0)),
-                    "problem": night.problems.get(suite, ""),
+                    "bytes": str(changes.get("new_bytes", 0)),
+                    "state": "" if day is None else when_of(day.taken_at),
                 }
             )
     return sorted(rows, key=lambda row: row["problem"] == "")

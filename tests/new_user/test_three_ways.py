@@ -5,9 +5,11 @@ from __future__ import annotations
 import doctest
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -16,6 +18,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from slipway.clouds.local import LocalCloud
 from slipway.settings import Settings
+from slipway.testing.deb_archive import DebArchive
+from slipway.testing.web import Web
 from tests.browser import PHONE, check_width, chromium, executable, log_in, picture, window
 from tests.deployments.machine import WITHIN_S, Machine, machine_in, until
 from tests.docs.examples import LOOSELY, ROOT, Shell, transcript
@@ -78,6 +82,7 @@ def test_three_ways_to_a_server(machine: Machine, shell: Shell) -> None:
             commit(machine, shell)
             launch_with_curl(machine, shell)
             launch_on_dashboard(browser, machine, token)
+            mirror_in_prefect(prefect, machine, shell.directory)
             look_at_form(prefect, machine)
     LocalCloud(Settings(state_dir=machine.state_dir)).down()
     up.send_signal(signal.SIGINT)
@@ -248,6 +253,36 @@ def use_phone(phone: Page, url: str) -> None:
     phone.evaluate("window.sameAsBefore = true")
     expect(phone.locator("#state .badge")).to_have_text("terminated")
     assert phone.evaluate("window.sameAsBefore")
+
+
+def mirror_in_prefect(page: Page, machine: Machine, directory: Path) -> None:
+    """The night's run by hand: what changed since the day before is on its page."""
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
+    archive = DebArchive(directory / "upstream", start=start, packages=40)
+    with Web(archive.root) as web:
+        file = directory / "mirrors.yaml"
+        file.write_text(
+            "schema: slipway-mirrors/1\nmirrors:\n"
+            f"  debian: {{kind: apt, urls: ['{web.url}'], suites: [stable], "
+            f"keyring: '{archive.keyring}'}}\n"
+        )
+        for command in (("add", str(file)), ("sync",)):
+            done = machine("mirror", *command)
+            assert done.returncode == 0, done.stderr
+        archive.advance(change=5, add=2, remove=1)
+        ui_url = machine.service("prefect")["url"]
+        open_form(page, ui_url, "snapshot-mirrors")
+        run = submitted(page)
+        open_run(page, ui_url, run["id"])
+        expect(state(page)).to_have_text("Taken")
+    open_artifact(page, re.compile(r"\bmirrors\b"))
+    artifact = page.get_by_role("tabpanel")
+    expect(artifact.get_by_role("row", name="debian")).to_contain_text("stable")
+    open_run(page, ui_url, run["id"])
+    open_artifact(page, "mirror-packages")
+    expect(page.get_by_role("tabpanel").get_by_role("row", name="pkg")).to_have_count(8)
+    picture(page, "prefect-mirrors")
+    page.goto("about:blank")
 
 
 def look_at_form(page: Page, machine: Machine) -> None:
