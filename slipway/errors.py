@@ -38,6 +38,7 @@
     - PackagesMissing         a day does not have all that is to be installed; carries which
     - SuitesNotTaken          some suites of a repository keep the day they have; carries why
     - DiskFull                there is no room for what is to be kept
+  + RequestRefused            a request about topics; carries SNS's code (`slipway.notify.refusals`)
   + EngineUnavailable         the engine cannot take work now (retryable)
   + EngineRefused             the engine understood and said no
 

@@ -8,10 +8,6 @@ with a secret, ``webhook-signature``. Every attempt sends the same bytes under t
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
-import hmac
 import json
 import logging
 import random
@@ -28,6 +24,7 @@ from slipway.ids import new_id
 from slipway.launches.listing import LaunchDetail, launch_detail
 from slipway.launches.services import Services
 from slipway.launches.work import get_launch
+from slipway.notify import webhooks
 from slipway.outbound import NotDelivered, Poster, Refused, problem_of
 from slipway.records import CallBack, CallBackMessage, Change
 
@@ -48,7 +45,6 @@ ATTEMPT_S = 60.0
 #: How soon to look again when nothing is due.
 LOOK_S = 1.0
 
-_SECRET_PREFIX = "whsec_"  # noqa: S105  (how such a secret begins)
 #: How many messages one process sends at a time.
 MAX_AT_ONCE = 64
 
@@ -70,9 +66,8 @@ def check_call_back(url: str, secret: SecretStr | None, *, allow_private: bool) 
     problems = []
     if (what := problem_of(url, allow_private=allow_private)) is not None:
         problems.append(Problem(where="callback url", what=what))
-    if secret is not None and _key(secret) is None:
-        what = f"a secret is '{_SECRET_PREFIX}' and 24 to 64 random bytes in base64"
-        problems.append(Problem(where="callback secret", what=what))
+    if secret is not None and not webhooks.is_secret(secret):
+        problems.append(Problem(where="callback secret", what=webhooks.SECRET_RULE))
     return problems
 
 
@@ -88,14 +83,6 @@ def record_call_back(
         launch_id=launch_id, url=url, secret=services.vault.seal(secret) if secret else None
     )
     connection.execute(sa.insert(_CALL_BACKS).values(**row.model_dump()))
-
-
-def sign(secret: SecretStr, message_id: str, timestamp_s: int, body: str) -> str:
-    """The header ``webhook-signature``."""
-    key = _key(secret)
-    assert key is not None, "it was checked when it was given"
-    signed = f"{message_id}.{timestamp_s}.{body}".encode()
-    return f"v1,{base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()}"
 
 
 def backlog(connection: sa.Connection) -> Backlog:
@@ -259,15 +246,9 @@ def _addressed(services: Services, message: CallBackMessage) -> tuple[str, dict[
         query = sa.select(_CALL_BACKS.c.url, _CALL_BACKS.c.secret)
         row = connection.execute(query.where(_CALL_BACKS.c.launch_id == message.launch_id)).one()
     timestamp_s = int(services.clock.now().timestamp())
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "slipway",
-        "webhook-id": message.id,
-        "webhook-timestamp": str(timestamp_s),
-    }
-    if row.secret is not None:
-        secret = services.vault.unseal(row.secret)
-        headers["webhook-signature"] = sign(secret, message.id, timestamp_s, message.body)
+    good = [] if row.secret is None else [services.vault.unseal(row.secret)]
+    signed = webhooks.headers(good, message.id, timestamp_s, message.body.encode())
+    headers = {"Content-Type": "application/json", "User-Agent": "slipway", **signed}
     return row.url, headers
 
 
@@ -288,14 +269,3 @@ def _ended(
         connection.execute(
             sa.update(_MESSAGES).where(_MESSAGES.c.id == message.id).values(**values)
         )
-
-
-def _key(secret: SecretStr) -> bytes | None:
-    text = secret.get_secret_value()
-    if not text.startswith(_SECRET_PREFIX):
-        return None
-    try:
-        key = base64.b64decode(text.removeprefix(_SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return key if 24 <= len(key) <= 64 else None
