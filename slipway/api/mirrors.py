@@ -86,6 +86,12 @@ class MirrorDayOut(BaseModel):
     removed: int = Field(examples=[0])
     changed: int = Field(description="Packages in other versions.", examples=[14])
     new_bytes: int = Field(description="Of files that are new.", examples=[8812345])
+    coverage: str | None = Field(
+        description="Which of its packages are here for certain: all (`complete`), what it takes "
+        "to install certain ones (`closure-complete`), or those that somebody has asked for "
+        "(`lazy`). Null when its document cannot be read.",
+        examples=["complete"],
+    )
     pinned: str = Field(
         description="Why its date is kept whatever its age; empty when it is not.",
         examples=["template hello-web@r3"],
@@ -95,8 +101,8 @@ class MirrorDayOut(BaseModel):
     )
 
     @classmethod
-    def of(cls, detail: DayDetail) -> MirrorDayOut:
-        """From its record."""
+    def of(cls, detail: DayDetail, coverage: str | None) -> MirrorDayOut:
+        """From its record, and what its document says."""
         day = detail.day
         counts = {
             key: int(day.changes.get(key, 0))
@@ -105,6 +111,7 @@ class MirrorDayOut(BaseModel):
         return cls(
             taken_at=day.taken_at,
             suite=day.suite,
+            coverage=coverage,
             pinned=detail.pinned,
             manifest=day.manifest,
             **counts,
@@ -186,7 +193,7 @@ def list_days(
         place,
         found,
         key=lambda each: [each.day.taken_at.isoformat(), each.day.suite],
-        shown=MirrorDayOut.of,
+        shown=lambda each: MirrorDayOut.of(each, services.mirror.coverage(each.day.manifest)),
     )
 
 

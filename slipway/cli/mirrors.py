@@ -121,17 +121,19 @@ def sync(
     """Take the next day of repositories: fetch what changed, and put the day on record.
 
     A suite that cannot be taken keeps the day it has, and the others get theirs. Interrupted, it
-    goes on where it was. Ends with code 1 when a suite could not be taken.
+    goes on where it was. Ends with code 1 when a suite could not be taken, or when no suite has a
+    package that is to be here.
 
     Example: `slipway mirror sync debian`.
     """
-    from slipway.launches.mirror_file import declared, find_declared
+    from slipway.launches.mirror_file import declared
+    from slipway.launches.mirroring import to_take
 
     services = session(context).services
     chosen = names or list(declared(services.database))
     if not chosen:
         raise NotFound("no repository is mirrored; 'slipway mirror add FILE' declares some")
-    repositories = [find_declared(services.database, name) for name in chosen]
+    repositories = [to_take(services, name) for name in chosen]
     done = []
     for repository in repositories:
         with _bar(repository.name) as progress:
@@ -140,7 +142,7 @@ def sync(
             _tell(done[-1])
     if as_json:
         print_json([_synced(each) for each in done])
-    if any(each.failures for each in done):
+    if any(each.failures or each.missing for each in done):
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -152,22 +154,24 @@ def days(context: typer.Context, name: Repository, as_json: AsJson = False) -> N
     """
     from rich.table import Table
 
-    services = session(context).services
     from slipway.launches.mirroring import kept_days
 
+    services = session(context).services
     history = services.mirror.days.history(_known(services, name))
     pins = kept_days(services, name)
+    here = {each: services.mirror.coverage(each) for each in {day.manifest for day in history}}
     if as_json:
-        print_json([_day(day, pins) for day in history])
+        print_json([{**_day(day, pins), "coverage": here[day.manifest]} for day in history])
         return
     table = Table(box=None, header_style="bold")
-    for title in ("TAKEN", "SUITE", "ADDED", "REMOVED", "CHANGED", "BYTES", "PINNED"):
+    for title in ("TAKEN", "SUITE", "ADDED", "REMOVED", "CHANGED", "BYTES", "HERE", "PINNED"):
         table.add_column(title, justify="right" if title[0] in "ARCB" else "left")
     for day in history:
         counts = [str(day.changes.get(key, 0)) for key in ("added", "removed", "changed")]
         size = str(day.changes.get("new_bytes", 0))
         pinned = pins.get(day.taken_at.date(), "")
-        table.add_row(iso(day.taken_at), day.suite, *counts, size, pinned)
+        covered = here[day.manifest] or "?"
+        table.add_row(iso(day.taken_at), day.suite, *counts, size, covered, pinned)
     stdout().print(table)
 
 
@@ -432,6 +436,7 @@ def _synced(done: Synced) -> dict[str, Any]:
         "taken_at": iso(done.taken_at),
         "suites": [_day(day, {}) for day in done.days],
         "failures": {suite: str(error) for suite, error in done.failures.items()},
+        "missing": list(done.missing),
         "requests": done.requests,
         "files": done.files,
         "bytes": done.bytes,
@@ -449,6 +454,8 @@ def _tell(done: Synced) -> None:
         say(f"{done.repository} {day.suite}: {words}")
     for error in done.failures.values():
         stderr().print(str(error), style="red", markup=False)
+    for each in done.missing:
+        stderr().print(f"no suite has {each}", style="red", markup=False)
     say(f"{done.repository}: {done.files} files, {done.bytes} bytes, {done.requests} requests")
 
 

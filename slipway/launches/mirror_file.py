@@ -27,7 +27,8 @@ from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound, Problem
 from slipway.mirrors.events import DECLARED, tell
-from slipway.mirrors.repository import AptRepository, Keep, Repository, RpmRepository
+from slipway.mirrors.manifest import Coverage
+from slipway.mirrors.repository import AptRepository, Fetch, Keep, Repository, RpmRepository
 from slipway.mirrors.signatures import Keyring
 from slipway.records import MirrorRepository
 from slipway.servertemplates.document import check_model
@@ -72,6 +73,22 @@ class KeepEntry(_Written):
     monthly: Number = Field(default=Keep().monthly, description="Months.")
 
 
+class ClosureEntry(_Written):
+    """Packages that all it takes to install them has to be here for. Others are fetched when
+    somebody asks for them."""
+
+    closure_of: tuple[Word, ...] = Field(default=(), description="By name.")
+    templates: bool = Field(
+        default=False,
+        description="What the scripts of templates say they install (`packages`), as far as the "
+        "repository has it.",
+    )
+
+
+#: What can be said of any repository.
+Fetching = Literal["complete", "lazy"]
+
+
 class _Entry(_Written):
     urls: Addresses = Field(description="Where it is mirrored from, in order of preference.")
     keyring: Text = Field(
@@ -106,6 +123,11 @@ class AptEntry(_Entry):
     sources: bool = Field(default=False, description="Source packages as well.")
     contents: bool = Field(default=False, description="Lists of which file is in which package.")
     installer: bool = Field(default=False, description="Packages of the Debian installer.")
+    fetch: Fetching | ClosureEntry = Field(
+        default="complete",
+        description="Which packages are here before somebody asks for them: all (complete), none "
+        "(lazy), or what it takes to install some.",
+    )
 
 
 class RpmEntry(_Entry):
@@ -121,6 +143,12 @@ class RpmEntry(_Entry):
         default="metadata",
         description="'packages' where there is no repomd.xml.asc: then what says which packages "
         "there are is believed because it comes over https.",
+    )
+
+    fetch: Fetching = Field(
+        default="complete",
+        description="Which packages are here before somebody asks for them: all (complete) or none "
+        "(lazy).",
     )
 
     @model_validator(mode="after")
@@ -247,6 +275,7 @@ def repository_of(row: Any) -> Repository:
             signed_by=signed_by,
             signed_metadata=entry.signed == "metadata",
             keep=keep,
+            fetch=_fetch(entry.fetch),
         )
     return AptRepository(
         name=row.name,
@@ -261,7 +290,14 @@ def repository_of(row: Any) -> Repository:
         contents=entry.contents,
         installer=entry.installer,
         keep=keep,
+        fetch=_fetch(entry.fetch),
     )
+
+
+def _fetch(entry: str | ClosureEntry) -> Fetch:
+    if isinstance(entry, ClosureEntry):
+        return Fetch(coverage=Coverage.CLOSURE, names=entry.closure_of, templates=entry.templates)
+    return Fetch(coverage=Coverage(entry))
 
 
 def _json(document: Mapping[str, Any]) -> str:

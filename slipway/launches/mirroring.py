@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 
 from slipway.changes import newest
-from slipway.errors import SuitesNotTaken
+from slipway.errors import PackagesMissing, SuitesNotTaken
 from slipway.launches.environments import list_environments
 from slipway.launches.listing import Slice
 from slipway.launches.mirror_file import declared, find_declared
@@ -18,7 +18,9 @@ from slipway.mirrors.care import Broken, Pruned
 from slipway.mirrors.days import Day
 from slipway.mirrors.difference import Difference, PackageChange, compare
 from slipway.mirrors.progress import Progress
+from slipway.mirrors.repository import Repository
 from slipway.mirrors.site import when_of
+from slipway.servertemplates import ResolvedTemplate, VersionInfo
 
 #: Rows of a table that somebody looks at.
 MOST_ROWS = 1000
@@ -54,13 +56,47 @@ def begin_round(services: Services, names: Sequence[str]) -> Round:
     return Round(repositories=found, began_at=services.clock.now())
 
 
+def to_take(services: Services, name: str) -> Repository:
+    """A declared repository, with the packages that templates name if it is to have them. Raises
+    `NotFound`."""
+    repository = find_declared(services.database, name)
+    if not repository.fetch.templates:
+        return repository
+    packages = tuple(sorted(_packages_of_templates(services)))
+    return replace(repository, fetch=replace(repository.fetch, named_by_templates=packages))
+
+
+def _packages_of_templates(services: Services) -> set[str]:
+    """What scripts say they install, of all versions and of working copies that are valid."""
+    working = [
+        services.templates.head(each.name)
+        for each in services.templates.list()
+        if each.working_copy not in ("invalid", "none")
+    ]
+    committed = [template for _, template in _versions(services)]
+    return {
+        name
+        for template in (*working, *committed)
+        for script in template.scripts()
+        for name in script.packages
+    }
+
+
+def _versions(services: Services) -> Iterator[tuple[VersionInfo, ResolvedTemplate]]:
+    """All that were ever committed."""
+    for template in services.templates.list():
+        for version in services.templates.log(template.name) if template.newest else ():
+            yield version, services.template(template.name, version.hash)
+
+
 def take_day(
     services: Services, name: str, *, since: datetime, actor: str, progress: Progress
 ) -> None:
     """Take those suites of a repository that have no day since then: when it is tried again, a
     suite that was taken the first time keeps that day. Raises `SuitesNotTaken` when some could not
-    be, and what `Mirror.sync` raises."""
-    repository = find_declared(services.database, name)
+    be, `PackagesMissing` when they were and do not have all that is to be here, and what
+    `Mirror.sync` raises."""
+    repository = to_take(services, name)
     done = {day.suite for day in services.mirror.days.newest(name) if day.taken_at >= since}
     due = tuple(suite for suite in repository.suites if suite not in done)
     if not due:
@@ -68,6 +104,8 @@ def take_day(
     synced = services.mirror.sync(replace(repository, suites=due), actor=actor, progress=progress)
     if synced.failures:
         raise SuitesNotTaken(synced.failures)
+    if synced.missing:
+        raise PackagesMissing(name, synced.missing)
 
 
 def what_came(
@@ -182,11 +220,10 @@ def named_days(services: Services) -> dict[date, str]:
     for environment in list_environments(services.database):
         if environment.freeze is not None:
             found[environment.freeze] = f"environment {environment.name}"
-    for template in services.templates.list():
-        for version in services.templates.log(template.name) if template.newest else ():
-            day = services.template(template.name, version.hash).freeze_date(None)
-            if day is not None:
-                found[day] = f"template {version.ref}"
+    for version, template in _versions(services):
+        day = template.freeze_date(None)
+        if day is not None:
+            found[day] = f"template {version.ref}"
     return found
 
 

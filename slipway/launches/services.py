@@ -63,11 +63,15 @@ class Services:
     @functools.cached_property
     def mirror(self) -> Mirror:
         """The repositories that are kept by day."""
+        from slipway.launches.mirror_file import find_declared
         from slipway.mirrors.store import Store
         from slipway.mirrors.sync import Mirror
 
+        def urls_of(name: str) -> tuple[str, ...]:
+            return find_declared(self.database, name).urls
+
         directory = self.settings.mirror_dir or self.settings.state_dir / "mirror"
-        return Mirror(Store(directory), self.database, self.clock)
+        return Mirror(Store(directory), self.database, self.clock, urls_of=urls_of)
 
     def template(self, name: str, content_hash: str) -> ResolvedTemplate:
         """A committed version; versions never change, so each is read once per process."""

@@ -26,7 +26,7 @@ class SuiteTaking(Taking):
         signed = self._release()
         if isinstance(signed, Taken):
             self._check_holds(signed.state.valid_until)
-            return signed
+            return self._as_before(signed)
         documents, found = signed
         self._check_holds(found.valid_until)
         self._check_date(found.date)

@@ -7,6 +7,7 @@ Whole files are handed to the server by name where it can send files itself (gra
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import mimetypes
 import re
@@ -15,18 +16,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from slipway.errors import NotFound, SlipwayError
+from slipway.errors import NotFound, SlipwayError, UpstreamInconsistent, UpstreamUnavailable
 from slipway.mirrors import pages
-from slipway.mirrors.site import Found, Site, when_of
+from slipway.mirrors.site import Absent, Found, Site, when_of
 
 PREFIX = "/snapshots"
 
 #: Says which state a date or ``latest`` stands for.
 RESOLVED_HEADER = "Slipway-Snapshot"
+#: Files that are fetched at a time because somebody asks for them.
+FETCHES = 16
 _PIECE = 1 << 20
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
 _YEAR_S = 365 * 24 * 3600
@@ -37,6 +41,9 @@ class MirrorSite:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        #: By SHA-256, what is being fetched for somebody, and for all who ask for it meanwhile.
+        self._under_way: dict[str, asyncio.Task[Found]] = {}
+        self._fetching: anyio.CapacityLimiter | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -52,8 +59,13 @@ class MirrorSite:
         path = scope["path"].removeprefix(PREFIX).lstrip("/")
         try:
             found = await anyio.to_thread.run_sync(self._look, path)
+            if isinstance(found, Absent):
+                found = await self._fetch(found)
         except NotFound as error:
             await answer.text(404, str(error))
+            return
+        except (UpstreamUnavailable, UpstreamInconsistent) as error:
+            await answer.text(502, str(error))
             return
         except SlipwayError as error:
             await answer.text(500, str(error))
@@ -65,13 +77,27 @@ class MirrorSite:
         else:
             await answer.html(found)
 
-    def _look(self, path: str) -> Found | _Elsewhere | _Page:
+    async def _fetch(self, absent: Absent) -> Found:
+        """Once for all who ask; whoever asked first may go away meanwhile."""
+        task = self._under_way.get(absent.sha256)
+        if task is None:
+            task = asyncio.create_task(self._fetch_once(absent))
+            self._under_way[absent.sha256] = task
+            task.add_done_callback(lambda _: self._under_way.pop(absent.sha256))
+        return await asyncio.shield(task)
+
+    async def _fetch_once(self, absent: Absent) -> Found:
+        # Not in the threads that look for files: an upstream may be slow.
+        self._fetching = self._fetching or anyio.CapacityLimiter(FETCHES)
+        return await anyio.to_thread.run_sync(self._site.fetch, absent, limiter=self._fetching)
+
+    def _look(self, path: str) -> Found | Absent | _Elsewhere | _Page:
         when, _, rest = path.partition("/")
         repository, slash, below = rest.partition("/")
         if not repository:
             return _Page(pages.overview(self._site, when))
         found = self._site.look(when, repository, below)
-        if isinstance(found, Found):
+        if isinstance(found, Found | Absent):
             return found
         if not slash or (below and not below.endswith("/")):
             # Relative links need the slash; a name without one would lead a level too high.

@@ -18,6 +18,7 @@ from slipway.mirrors.days import Day, Days
 from slipway.mirrors.events import DAYS_REMOVED, tell
 from slipway.mirrors.fetch import Upstream
 from slipway.mirrors.listing import Listing
+from slipway.mirrors.manifest import Coverage
 from slipway.mirrors.pins import Pins
 from slipway.mirrors.progress import Progress
 from slipway.mirrors.repository import Keep, Repository
@@ -38,6 +39,8 @@ class Wanted:
     repository: str
     #: From the top of the repository; empty for documents of our own.
     path: str
+    #: It need not be here: of its suite only what somebody asks for is.
+    optional: bool = False
     #: For a listing, the index it was made from: its path and its SHA-256.
     made_from: tuple[str, str] | None = None
 
@@ -99,7 +102,8 @@ class Care:
         seen: set[bytes] = set()
         for wanted in self._all_wanted(found.append):
             key = bytes.fromhex(wanted.sha256)
-            if key in seen:
+            # Another day may need what this one need not have.
+            if key in seen or (wanted.optional and self._store.size(wanted.sha256) is None):
                 continue
             seen.add(key)
             progress.check()
@@ -203,6 +207,7 @@ class Care:
                             size=entry.size,
                             repository=repository,
                             path=entry.path,
+                            optional=state.coverage is not Coverage.COMPLETE,
                         )
             except (BlobBroken, FileNotFoundError):
                 missing = self._store.size(ref.sha256) is None

@@ -68,6 +68,10 @@ class Universe:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def has(self, name: str) -> bool:
+        """Whether there is a package of this name, or something that stands in for it."""
+        return any(map(self._candidates, _alternatives(name)))
+
     def closure(self, names: Sequence[str]) -> Closure:
         """Of packages by name."""
         found: dict[str, Needs] = {}

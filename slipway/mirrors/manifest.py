@@ -6,12 +6,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from slipway.errors import BlobBroken
 from slipway.mirrors.store import Store
 
 _SCHEMA = "slipway-suite/1"
+
+
+class Coverage(StrEnum):
+    """Which of a suite's packages are here for certain."""
+
+    #: All of them.
+    COMPLETE = "complete"
+    #: All that it takes to install certain ones.
+    CLOSURE = "closure-complete"
+    #: Those that somebody has asked for.
+    LAZY = "lazy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +57,7 @@ class SuiteState:
     files: Mapping[str, FileRef]
     #: By path of the index, from the top of the repository.
     listings: Mapping[str, ListingRef]
+    coverage: Coverage = Coverage.COMPLETE
 
     @property
     def is_rpm(self) -> bool:
@@ -53,7 +66,7 @@ class SuiteState:
 
     def to_bytes(self) -> bytes:
         """As canonical JSON."""
-        document = {
+        document: dict[str, Any] = {
             "schema": _SCHEMA,
             "suite": self.suite,
             "date": self.date.isoformat(),
@@ -61,6 +74,8 @@ class SuiteState:
             "files": {path: [ref.sha256, ref.size] for path, ref in self.files.items()},
             "listings": {path: [ref.index, ref.sha256] for path, ref in self.listings.items()},
         }
+        if self.coverage is not Coverage.COMPLETE:
+            document["coverage"] = self.coverage
         text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return text.encode()
 
@@ -83,6 +98,7 @@ class SuiteState:
                 path: ListingRef(index=index, sha256=sha256)
                 for path, (index, sha256) in found["listings"].items()
             },
+            coverage=Coverage(found.get("coverage", Coverage.COMPLETE)),
         )
 
 

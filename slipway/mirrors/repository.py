@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slipway.mirrors.manifest import Coverage
+
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
@@ -13,6 +15,19 @@ class Keep:
     daily: int = 60
     weekly: int = 26
     monthly: int = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """What of a repository is here before somebody asks for it."""
+
+    coverage: Coverage = Coverage.COMPLETE
+    #: For `Coverage.CLOSURE`: packages that all has to be here for.
+    names: tuple[str, ...] = ()
+    #: As well: what the scripts of templates say they install.
+    templates: bool = False
+    #: What that is; a name that the repository does not have is another's.
+    named_by_templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +44,7 @@ class Repository:
     #: The file on a client that has them, for its sources.
     signed_by: str
     keep: Keep = Keep()
+    fetch: Fetch = Fetch()
 
 
 @dataclass(frozen=True, kw_only=True)

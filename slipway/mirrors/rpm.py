@@ -32,7 +32,7 @@ class DirectoryTaking(Taking):
     def _take(self) -> Taken:
         signed = self._repomd()
         if isinstance(signed, Taken):
-            return signed
+            return self._as_before(signed)
         documents, found = signed
         self._check_date(found.date)
         files = {self._prefix + path: file for path, file in found.files.items()}

@@ -20,8 +20,9 @@ from slipway.clock import Clock
 from slipway.errors import NotFound
 from slipway.mirrors import manifest, paths
 from slipway.mirrors.days import Day, Days
+from slipway.mirrors.fetch import Upstream
 from slipway.mirrors.listing import Listing
-from slipway.mirrors.manifest import SuiteState
+from slipway.mirrors.manifest import Coverage, SuiteState
 from slipway.mirrors.store import Store
 
 LATEST = "latest"
@@ -54,6 +55,18 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A file that a state has by its listing, and that is not here yet; `Site.fetch` gets it."""
+
+    repository: str
+    path: str
+    sha256: str
+    size: int
+    taken_at: datetime
+    lasting: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folder:
     """A directory of a repository: names, a size for files and None for directories."""
 
@@ -80,8 +93,12 @@ class Resolved:
 class Site:
     """All repositories at all times. Safe to use from several threads."""
 
-    def __init__(self, store: Store, days: Days, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, days: Days, clock: Clock, urls_of: Callable[[str], tuple[str, ...]]
+    ) -> None:
         self.days = days
+        #: The addresses a repository is mirrored from.
+        self._urls_of = urls_of
         self._store = store
         self._clock = clock
         self._states: _Kept[str, SuiteState] = _Kept(_STATES)
@@ -115,7 +132,7 @@ class Site:
             )
         return Resolved(days=found, lasting=lasting)
 
-    def look(self, when: str, repository: str, path: str) -> Found | Folder:
+    def look(self, when: str, repository: str, path: str) -> Found | Absent | Folder:
         """What is at a path. Raises `NotFound`."""
         resolved = self.resolve(when, repository)
         by_hash = _BY_HASH.match(path)
@@ -124,7 +141,7 @@ class Site:
         if path and not path.endswith("/"):
             if paths.safe(path) != path:
                 raise NotFound(f"{path} is no path of a repository")
-            found = self._file(resolved, path)
+            found = self._file(resolved, repository, path)
             if found is not None:
                 return found
             named = _HASH_IN_NAME.match(path)
@@ -136,6 +153,22 @@ class Site:
             state = when_of(resolved.taken_at)
             raise NotFound(f"{repository} has no {path} in its state of {state}")
         return folder
+
+    def fetch(self, absent: Absent) -> Found:
+        """Have a file here that was not, checked against the hash that its day has it by. Raises
+        `NotFound` when its upstream does not have it any more, `MirrorError` when it could not be
+        had."""
+        upstream = Upstream(self._urls_of(absent.repository), self._clock, connections=1)
+        try:
+            if not upstream.fetch(
+                absent.path, absent.sha256, absent.size, self._store, lambda _size: None
+            ):
+                raise NotFound(
+                    f"{absent.repository}: nobody asked for {absent.path} while its upstream had it"
+                )
+        finally:
+            upstream.close()
+        return self._found(absent.sha256, None, taken_at=absent.taken_at, lasting=absent.lasting)
 
     def _is_kept(self, repository: str, day: Day) -> bool:
         """What a removed day names is here while another day names it."""
@@ -151,7 +184,7 @@ class Site:
             raise NotFound(f"{path} is not here")
         return self._found(sha256, None, taken_at=None, lasting=True)
 
-    def _file(self, resolved: Resolved, path: str) -> Found | None:
+    def _file(self, resolved: Resolved, repository: str, path: str) -> Found | Absent | None:
         for day in resolved.days:
             state = self.state(day)
             ref = state.files.get(path)
@@ -162,7 +195,18 @@ class Site:
         place = self._place(resolved, path)
         if place is None:
             return None
-        return self._found(place[0], None, taken_at=resolved.taken_at, lasting=resolved.lasting)
+        sha256, size = place
+        partial = any(self.state(d).coverage is not Coverage.COMPLETE for d in resolved.days)
+        if partial and self._store.size(sha256) is None:
+            return Absent(
+                repository=repository,
+                path=path,
+                sha256=sha256,
+                size=size,
+                taken_at=resolved.taken_at,
+                lasting=resolved.lasting,
+            )
+        return self._found(sha256, None, taken_at=resolved.taken_at, lasting=resolved.lasting)
 
     def _found(
         self, sha256: str, modified: datetime | None, *, taken_at: datetime | None, lasting: bool

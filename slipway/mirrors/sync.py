@@ -7,7 +7,7 @@ is killed leaves files that nobody names and that the next sync finds in place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -15,7 +15,7 @@ from datetime import date, datetime
 from slipway import steps
 from slipway.clock import Clock
 from slipway.database import Database
-from slipway.errors import MirrorError
+from slipway.errors import BlobBroken, MirrorError
 from slipway.mirrors import leases, manifest
 from slipway.mirrors.apt import SuiteTaking
 from slipway.mirrors.care import Broken, Care, Pruned
@@ -23,6 +23,8 @@ from slipway.mirrors.days import Day, Days, next_moment
 from slipway.mirrors.difference import compare, count_first
 from slipway.mirrors.events import DAY_FAILED, DAY_TAKEN, tell
 from slipway.mirrors.fetch import STALL_S, Upstream
+from slipway.mirrors.filling import fill
+from slipway.mirrors.manifest import Coverage
 from slipway.mirrors.pins import Pins
 from slipway.mirrors.progress import Progress
 from slipway.mirrors.repository import AptRepository, Repository, RpmRepository
@@ -48,6 +50,8 @@ class Synced:
     days: tuple[Day, ...]
     #: By suite, what was wrong.
     failures: Mapping[str, MirrorError]
+    #: In words, what it takes to install the packages that are to be here and no suite has.
+    missing: tuple[str, ...]
     requests: int
     files: int
     bytes: int
@@ -65,7 +69,9 @@ class Mirror:
         connections: int = CONNECTIONS,
         reserve_bytes: int = RESERVE_BYTES,
         stall_s: float = STALL_S,
+        urls_of: Callable[[str], tuple[str, ...]] = lambda _name: (),
     ) -> None:
+        self._urls_of = urls_of
         self.store = store
         self.days = Days(database)
         self.pins = Pins(database)
@@ -77,7 +83,15 @@ class Mirror:
 
     def site(self) -> Site:
         """All of them, for those who ask for files."""
-        return Site(self.store, self.days, self._clock)
+        return Site(self.store, self.days, self._clock, self._urls_of)
+
+    def coverage(self, name: str) -> Coverage | None:
+        """Which packages of the state of this name are here for certain; None when its document
+        cannot be read."""
+        try:
+            return manifest.load(self.store, name).coverage
+        except BlobBroken:
+            return None
 
     def verify(self, progress: Progress | None = None) -> list[Broken]:
         """Read every file that a day names; answers those that are not as they should be."""
@@ -134,6 +148,8 @@ class Mirror:
         alive = leases.keeping(driver, progress)
         failures: dict[str, MirrorError] = {}
         taken: dict[str, Taken] = {}
+        takings: dict[str, Taking] = {}
+        missing: tuple[str, ...] = ()
         before = self._states(repository.name)
         try:
             with ThreadPoolExecutor(self._connections, "mirror") as pool:
@@ -152,12 +168,20 @@ class Mirror:
                         connections=self._connections,
                         progress=progress,
                         reserve_bytes=self._reserve_bytes,
+                        complete=repository.fetch.coverage is Coverage.COMPLETE,
                         alive=alive,
                     )
+                    takings[suite] = _taking(repository, means)
                     try:
-                        taken[suite] = _taking(repository, means).take()
+                        taken[suite] = takings[suite].take()
                     except MirrorError as error:
                         failures[suite] = error
+                if taken and repository.fetch.coverage is Coverage.CLOSURE:
+                    try:
+                        taken, missing = fill(self.store, repository, takings, before, taken)
+                    except MirrorError as error:
+                        failures.update(dict.fromkeys(taken, error))
+                        taken = {}
             days = self._commit(driver, repository.name, before, taken, failures)
         finally:
             driver.release()
@@ -167,6 +191,7 @@ class Mirror:
             taken_at=days[0].taken_at if days else None,
             days=tuple(days),
             failures=failures,
+            missing=missing,
             requests=upstream.requests,
             files=progress.files,
             bytes=progress.bytes,

@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
@@ -22,7 +22,7 @@ from slipway.errors import BadSignature, DiskFull, ReleaseRefused, UpstreamIncon
 from slipway.mirrors import indexes, listing, manifest
 from slipway.mirrors.fetch import Upstream
 from slipway.mirrors.listing import Listing
-from slipway.mirrors.manifest import FileRef, ListingRef, SuiteState
+from slipway.mirrors.manifest import Coverage, FileRef, ListingRef, SuiteState
 from slipway.mirrors.progress import Progress
 from slipway.mirrors.signatures import Keyring
 from slipway.mirrors.stanzas import Entry
@@ -50,6 +50,13 @@ class Taken:
     #: It is the very state of the time before.
     unchanged: bool
 
+    def covering(self, store: Store, coverage: Coverage) -> Taken:
+        """The same with other packages here for certain."""
+        if self.state.coverage is coverage:
+            return self
+        state = replace(self.state, coverage=coverage)
+        return replace(self, manifest=manifest.save(store, state), state=state)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
@@ -67,6 +74,8 @@ class Means:
     connections: int
     progress: Progress
     reserve_bytes: int
+    #: Whether all packages are fetched at once; else the state is one that has none for certain.
+    complete: bool
     #: Called every few seconds; raises when the work is not ours any more.
     alive: Callable[[], None]
 
@@ -89,6 +98,7 @@ class Taking(ABC):
         self._connections = means.connections
         self._progress = means.progress
         self._reserve_bytes = means.reserve_bytes
+        self._complete = means.complete
         self._alive = means.alive
         self._where = f"{means.name} {means.suite}"
 
@@ -108,15 +118,31 @@ class Taking(ABC):
                         f"{self._where}: its files did not fit each other, {REBASES + 1} times in "
                         f"a row; the last time: {error}"
                     ) from error
-            self._alive()
-            self._clock.sleep(_REBASE_PAUSE_S * (turn + 1))
+            self.pause(turn)
         raise AssertionError("the last turn returns or raises")
+
+    def pause(self, turn: int) -> None:
+        """Leave an upstream that is changing alone for a while, the longer the more often."""
+        self._alive()
+        self._clock.sleep(_REBASE_PAUSE_S * (turn + 1))
+
+    def fill(self, entries: Iterable[Entry]) -> None:
+        """Have these packages here as well. Raises as `take` does."""
+        missing = list(filter(self._is_missing, entries))
+        self._fetch_entries(lambda: missing)
 
     @abstractmethod
     def _take(self) -> Taken:
         """All of it, once."""
 
     # --- What is signed ---------------------------------------------------------------------------
+
+    def _as_before(self, before: Taken) -> Taken:
+        """The state of before, whose packages are fetched now if they were not then."""
+        if not self._complete or before.state.coverage is Coverage.COMPLETE:
+            return before
+        self._fetch_pool(before.state.listings)
+        return before.covering(self._store, Coverage.COMPLETE)
 
     def _is_as_before(self, path: str, data: bytes) -> bool:
         """Some upstreams give neither a time nor an ETag: the same is what has the same hash."""
@@ -189,25 +215,31 @@ class Taking(ABC):
             valid_until=valid_until,
             files={**files, **signed},
             listings=listings,
+            coverage=Coverage.COMPLETE if self._complete else Coverage.LAZY,
         )
         return Taken(manifest=manifest.save(self._store, state), state=state, unchanged=False)
 
     # --- The pool ---------------------------------------------------------------------------------
 
     def _fetch_pool(self, listings: Mapping[str, ListingRef]) -> None:
+        if self._complete:
+            self._fetch_entries(lambda: self._missing(listings))
+
+    def _fetch_entries(self, missing: Callable[[], Iterable[Entry]]) -> None:
         """Twice over the same entries rather than once with all of them in memory."""
         files = size = 0
-        for entry in self._missing(listings):
+        for entry in missing():
             files, size = files + 1, size + entry.size
         self._reserve(size, files)
         try:
-            self._side_by_side(self._fetch_entry, self._missing(listings))
+            self._side_by_side(self._fetch_entry, missing())
         finally:
             self._store.settle()
 
     def _missing(self, listings: Mapping[str, ListingRef]) -> Iterator[Entry]:
         """What is not here. What was complete before is only looked at where it is different."""
-        before = {} if self._before is None else self._before.state.listings
+        complete = self._before is not None and self._before.state.coverage is Coverage.COMPLETE
+        before = self._before.state.listings if self._before is not None and complete else {}
         for path, ref in listings.items():
             known = before.get(path)
             if known == ref:

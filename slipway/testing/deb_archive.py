@@ -63,13 +63,18 @@ class Package(Revised):
         return _ar(members)
 
     @functools.cached_property
+    def sha256(self) -> str:
+        """Of the package."""
+        return hashlib.sha256(self.deb).hexdigest()
+
+    @functools.cached_property
     def stanza(self) -> str:
         """What ``Packages`` says of it."""
         return (
             f"Package: {self.name}\nVersion: {self.version}\nArchitecture: {self.architecture}\n"
             f"Maintainer: Nobody <nobody@example.org>\n{self._depends}"
             f"Filename: {self.path}\nSize: {len(self.deb)}\n"
-            f"SHA256: {hashlib.sha256(self.deb).hexdigest()}\nDescription: made up\n"
+            f"SHA256: {self.sha256}\nDescription: made up\n"
         )
 
     @property

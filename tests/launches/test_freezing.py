@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -13,8 +13,8 @@ from slipway.errors import NotFound, PackagesMissing
 from slipway.launches.environments import create_environment
 from slipway.launches.freezing import read_system
 from slipway.launches.frozen_sources import System, frozen_sources
-from slipway.launches.mirror_file import declare, find_declared, read_mirrors
-from slipway.launches.mirroring import named_days, prune
+from slipway.launches.mirror_file import declare, read_mirrors
+from slipway.launches.mirroring import named_days, prune, to_take
 from slipway.launches.services import Services
 from slipway.mirrors.asgi import MirrorSite
 from slipway.mirrors.listing import Listing
@@ -36,6 +36,8 @@ class Mirrored:
     world: World
     archives: dict[str, DebArchive]
     clock: FakeClock
+    #: Declares both, with these words on what is fetched.
+    write: Callable[[str], None]
 
     @property
     def services(self) -> Services:
@@ -46,7 +48,7 @@ class Mirrored:
         services = self.services
         mirror = Mirror(services.mirror.store, services.database, self.clock)
         for name in names:
-            done = mirror.sync(find_declared(services.database, name), actor="tests")
+            done = mirror.sync(to_take(services, name), actor="tests")
             assert not done.failures
         day = self.clock.now().date()
         self.clock.advance(24 * 3600)
@@ -65,16 +67,21 @@ def mirrored(world: World, tmp_path: Path) -> Iterator[Mirrored]:
         for name, suite in suites.items()
     }
     with Web(tmp_path / "debian") as web, Web(tmp_path / "extra") as more:
-        entries = [
-            f"  {name}: {{kind: apt, urls: ['{url}'], suites: [{suites[name]}], "
-            f"keyring: '{archives[name].keyring}', keep: {{daily: 1, weekly: 0, monthly: 0}}}}\n"
-            for name, url in (("debian", web.url), ("extra", more.url))
-        ]
-        file = tmp_path / "mirrors.yaml"
-        file.write_text("schema: slipway-mirrors/1\nmirrors:\n" + "".join(entries))
-        services = world.services
-        declare(services.database, services.clock, read_mirrors(file), actor="tests")
-        yield Mirrored(world=world, archives=archives, clock=FakeClock(start))
+
+        def write(fetch: str) -> None:
+            entries = [
+                f"  {name}: {{kind: apt, urls: ['{url}'], suites: [{suites[name]}], {fetch}, "
+                f"keyring: '{archives[name].keyring}', "
+                "keep: {daily: 1, weekly: 0, monthly: 0}}\n"
+                for name, url in (("debian", web.url), ("extra", more.url))
+            ]
+            file = tmp_path / "mirrors.yaml"
+            file.write_text("schema: slipway-mirrors/1\nmirrors:\n" + "".join(entries))
+            services = world.services
+            declare(services.database, services.clock, read_mirrors(file), actor="tests")
+
+        write("fetch: complete")
+        yield Mirrored(world=world, archives=archives, clock=FakeClock(start), write=write)
 
 
 def _reached_at(world: World, url: str) -> None:
@@ -149,6 +156,19 @@ def test_packages_that_are_not_there_are_named(mirrored: Mirrored) -> None:
     store.path(needed).unlink()
     with pytest.raises(PackagesMissing, match=r"is there: pkg00001 1\.1\+b1\Z"):
         frozen_sources(services, BOOKWORM, day, ["pkg00003"])
+
+
+def test_what_templates_install_is_here(mirrored: Mirrored) -> None:
+    """Of a repository that is to have it, with no name of a package in the file; a launch that
+    installs something else is refused."""
+    world, services = mirrored.world, mirrored.services
+    world.template(boot={"install": _installing("pkg00003")})
+    mirrored.write("fetch: {templates: true}")
+    assert to_take(services, "debian").fetch.named_by_templates == ("pkg00003",)
+    day = mirrored.sync("debian")
+    assert frozen_sources(services, BOOKWORM, day, ["pkg00003"]) is not None
+    with pytest.raises(PackagesMissing, match=r"is there: pkg00005 1\.1\+b1, pkg00002 1"):
+        frozen_sources(services, BOOKWORM, day, ["pkg00005"])
 
 
 def test_what_is_used_where(mirrored: Mirrored) -> None:

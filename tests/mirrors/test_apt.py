@@ -13,6 +13,8 @@ from slipway.database import Database
 from slipway.mirrors import manifest
 from slipway.mirrors.asgi import MirrorSite
 from slipway.mirrors.days import Day
+from slipway.mirrors.manifest import Coverage
+from slipway.mirrors.repository import Fetch
 from slipway.mirrors.sources import apt_sources
 from slipway.mirrors.store import Store
 from slipway.testing.deb_archive import DebArchive
@@ -62,6 +64,20 @@ def test_apt_installs_from_three_days(world: World, tmp_path: Path) -> None:
             assert found == {package: versions[package] for package in found}
             assert len(found) > 2
     assert taken[0][1][name] != taken[-1][1][name] or len({str(v) for _, v in taken}) == 3
+
+
+def test_apt_installs_what_is_fetched_for_it(world: World, tmp_path: Path) -> None:
+    """Of a day of which no package is here, apt gets those that it asks for."""
+    world.fetch = Fetch(coverage=Coverage.LAZY)
+    day, versions = world.synced(), world.expected()
+    with serving(MirrorSite(world.mirror().site())) as url:  # type: ignore[arg-type]
+        apt = Apt(tmp_path / "apt", _sources(world, day, url, day.taken_at.date()))
+        apt.run("update")
+        apt.run("install", "-y", "--download-only", "pkg00009")
+        found = apt.unpack()
+    assert found == {
+        name: versions[name] for name in ("pkg00001", "pkg00002", "pkg00004", "pkg00009")
+    }
 
 
 def test_apt_refuses_what_was_tampered_with(world: World, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound
 from slipway.launches.mirror_file import declare, declared, find_declared, read_mirrors
-from slipway.mirrors.repository import Keep, RpmRepository
+from slipway.mirrors.manifest import Coverage
+from slipway.mirrors.repository import Fetch, Keep, RpmRepository
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.fake_clock import FakeClock
 
@@ -29,12 +30,14 @@ mirrors:
     urls: ["http://tools.example.org/apt", "https://spare.example.org/apt"]
     suites: [/]
     keyring: keyring.gpg
+    fetch: {closure_of: [nginx], templates: true}
   rocky:
     kind: rpm
     urls: ["https://rocky.example.org/9"]
     directories: [BaseOS/x86_64/os, AppStream/x86_64/os/]
     keyring: keyring.gpg
     signed: packages
+    fetch: lazy
 """
 
 
@@ -65,11 +68,15 @@ def test_a_file_is_read_and_put_on_record(
     assert debian.keyring == keyring
     assert debian.signed_by == "/usr/share/keyrings/debian-archive-keyring.gpg"
     assert debian.keep == Keep(daily=7)
+    assert debian.fetch == Fetch()
+    assert find_declared(any_database, "tools").fetch == Fetch(
+        coverage=Coverage.CLOSURE, names=("nginx",), templates=True
+    )
     rocky = find_declared(any_database, "rocky")
     assert isinstance(rocky, RpmRepository)
     assert rocky.suites == ("BaseOS/x86_64/os/", "AppStream/x86_64/os/")
     assert (rocky.signed_metadata, rocky.signed_by) == (False, "keyring.gpg")
-    assert rocky.keyring == keyring
+    assert (rocky.keyring, rocky.fetch) == (keyring, Fetch(coverage=Coverage.LAZY))
     changed = read_mirrors(_file(tmp_path, keyring, GOOD.replace("main, contrib", "main")))
     expected = {**dict.fromkeys(found, "unchanged"), "debian": "changed"}
     assert declare(any_database, clock, changed, actor="tests") == expected
@@ -91,7 +98,7 @@ def test_a_file_is_read_and_put_on_record(
         (
             "BaseOS/",
             "../",
-            "mirrors.yaml:19: mirrors.rocky.directories[0]: '../x86_64/os' is not of",
+            "mirrors.yaml:20: mirrors.rocky.directories[0]: '../x86_64/os' is not of",
         ),
         ("directories", "suites", "mirrors.rocky.suites: 'suites' is not a field here"),
         ("suites: [/]", "suits: [/]", "did you mean 'suites'"),

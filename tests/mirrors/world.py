@@ -9,7 +9,7 @@ from slipway.database import Database
 from slipway.mirrors import manifest
 from slipway.mirrors.days import Day
 from slipway.mirrors.listing import Listing
-from slipway.mirrors.repository import AptRepository, Repository, RpmRepository
+from slipway.mirrors.repository import AptRepository, Fetch, Repository, RpmRepository
 from slipway.mirrors.store import Store
 from slipway.mirrors.sync import Mirror, Synced
 from slipway.testing.deb_archive import DebArchive
@@ -29,6 +29,7 @@ class World:
     database: Database
     store: Store
     clock: FakeClock
+    fetch: Fetch = Fetch()  # noqa: RUF009  (frozen)
 
     @property
     def repository(self) -> Repository:
@@ -39,6 +40,7 @@ class World:
                 suites=self.archive.suites,
                 keyring=self.archive.keyring.read_bytes(),
                 signed_by=str(self.archive.keyring),
+                fetch=self.fetch,
             )
         return AptRepository(
             name="debian",
@@ -46,12 +48,19 @@ class World:
             suites=self.archive.suites,
             keyring=self.archive.keyring.read_bytes(),
             signed_by=str(self.archive.keyring),
+            fetch=self.fetch,
         )
 
     def mirror(self, **options: int | float) -> Mirror:
         """Without a reserve, and with few connections."""
         given = {"reserve_bytes": 0, "stall_s": 20.0, "connections": 4, **options}
-        return Mirror(self.store, self.database, self.clock, **given)  # type: ignore[arg-type]
+        return Mirror(
+            self.store,
+            self.database,
+            self.clock,
+            urls_of=lambda _name: (self.web.url,),
+            **given,  # type: ignore[arg-type]
+        )
 
     def sync(self, **options: int | float) -> Synced:
         return self.mirror(**options).sync(self.repository, actor=ACTOR)
