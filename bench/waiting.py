@@ -238,6 +238,8 @@ def _boto3(
         aws_secret_access_key=keys.secret_access_key.get_secret_value(),
         config=Config(max_pool_connections=len(instance_ids)),
     )
+    # A thousand threads at once would each read what EC2's waiters are; once is enough.
+    client.get_waiter("instance_running")
     told: dict[str, float] = {}
     errors: list[str] = []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from slipway.clouds.base import (
     EventSource,
     Instance,
     InstanceState,
+    Notice,
     NoticeSource,
 )
 from slipway.clouds.budget import giving_way
@@ -45,7 +47,7 @@ LOOK_FOR_PLACES_S = 30.0
 #: How often a process that follows looks whether somebody still polls.
 TAKE_OVER_S = 1.0
 
-#: How often is looked for what a cloud announces: a spot instance has two minutes.
+#: How often is looked for what a cloud announces, for each kind: a spot instance has two minutes.
 NOTICES_EVERY_S = 60.0
 
 #: How long is listened for events at a time, and how soon again after that failed.
@@ -92,8 +94,8 @@ class Lookout:
         self._rung = asyncio.Event()
         #: The cloud has told something since the last listing began.
         self._heard = False
-        #: When notices were looked for, on the loop's clock.
-        self._noticed_at: float | None = None
+        #: There was a listing since notices were looked for.
+        self._listed = asyncio.Event()
 
     async def wait(
         self,
@@ -217,7 +219,10 @@ class Lookout:
 
     async def _lead(self, poller: Poller) -> None:
         self._pace.hurry()
-        hears = asyncio.create_task(self._hear())
+        beside = [
+            asyncio.create_task(self._hear()),
+            asyncio.create_task(self._look_for_notices(poller)),
+        ]
         try:
             while self._busy:
                 asked = await records(self._board.counters)
@@ -229,15 +234,16 @@ class Lookout:
                 self._heard = False
                 await self._list(poller)
                 self._pace.took(asyncio.get_running_loop().time() - began)
-                await self._look_for_notices(poller)
+                self._listed.set()
                 await self._give_up()
                 await self._pause(poller, asked, self._pause_s(poller), began=began)
         except (LeaseLost, NotCommitted) as error:
             # What this poller knows may not be on record: the next one reads it anew.
             _log.warning("%s: %s", self._board.place, error)
         finally:
-            # Not awaited: its thread may hear for a while yet, and nobody minds.
-            hears.cancel()
+            # Not awaited: their threads may be busy for a while yet, and nobody minds.
+            for each in beside:
+                each.cancel()
             await self._leave(poller)
 
     async def _hear(self) -> None:
@@ -287,21 +293,37 @@ class Lookout:
             self._pace.quiet()
 
     async def _look_for_notices(self, poller: Poller) -> None:
-        """What the cloud is going to do to servers that are up, now and then; whoever only waits
-        for a boot is not held up by that."""
-        loop, cloud = asyncio.get_running_loop(), self._cloud
-        due = self._noticed_at is None or loop.time() - self._noticed_at >= NOTICES_EVERY_S
-        if not self._stands or self._waits or not due or not isinstance(cloud, NoticeSource):
+        """What the cloud is going to do to servers of ours, one kind after the other. While
+        somebody waits there is one such call at most between two listings, and no listing waits
+        for it."""
+        cloud = self._cloud
+        if not isinstance(cloud, NoticeSource) or not cloud.notice_kinds:
             return
-        self._noticed_at = loop.time()
-        try:
-            notices = await listings(cloud.list_notices, self._region)
-        except CloudError as error:
-            _log.warning("%s: what is announced is not known: %s", self._board.place, error)
-            return
-        news = await records(poller.warn, notices)
-        if news and self._announce is not None:
-            self._announce(news)
+        unknown: set[str] = set()
+        for kind in itertools.cycle(cloud.notice_kinds):
+            await asyncio.sleep(NOTICES_EVERY_S / len(cloud.notice_kinds))
+            if self._waits:
+                self._listed.clear()
+                await self._listed.wait()
+            try:
+                notices = await listings(self._ask_for_notices, cloud, kind)
+                news = await records(poller.warn, notices)
+            except CloudError as error:
+                if kind not in unknown:
+                    what = "%s: what is announced (%s) is not known: %s"
+                    _log.warning(what, self._board.place, kind, error)
+                unknown.add(kind)
+                continue
+            except (LeaseLost, NotCommitted):
+                # Whoever lists next looks for them, too.
+                return
+            unknown.discard(kind)
+            if news and self._announce is not None:
+                self._announce(news)
+
+    def _ask_for_notices(self, cloud: NoticeSource, kind: str) -> Sequence[Notice]:
+        with giving_way():
+            return cloud.list_notices(self._region, kind)
 
     async def _listing(self, poller: Poller) -> list[Instance]:
         """Everything of ours, keeping the lease meanwhile: a cloud may take its time."""

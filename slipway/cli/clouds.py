@@ -59,14 +59,15 @@ def check(
     failed = False
     for region in cloud.regions():
         try:
-            types = len(cloud.instance_types(region))
+            types = cloud.instance_types(region)
             tags = {TAG_INSTALLATION: services.installation_id}
             ours = len(cloud.list_instances(region, tags=tags))
         except SlipwayError as error:
             failed = True
             stderr().print(f"{region}: {error}", style="red", markup=False)
             continue
-        say(f"{region}: answers; {types} instance types, {ours} instances of ours")
+        told = f"{len(types)} instance types, " if types else ""
+        say(f"{region}: answers; {told}{ours} instances of ours")
     if failed:
         raise typer.Exit(ExitCode.FAILED)
 

@@ -17,6 +17,7 @@ import typer
 from slipway.cli.codes import ExitCode
 from slipway.cli.output import AsJson, print_json, stdout
 from slipway.cli.session import Session, session
+from slipway.clouds.base import TAG_INSTALLATION
 from slipway.errors import SlipwayError
 
 if TYPE_CHECKING:
@@ -229,8 +230,9 @@ def _others(found: Session) -> list[str]:
 
 def _cloud(found: Session, name: str) -> Check:
     cloud = found.services.clouds[name]
+    tags = {TAG_INSTALLATION: found.services.installation_id}
     for region in cloud.regions():
-        cloud.instance_types(region)
+        cloud.list_instances(region, tags=tags)
     regions = ", ".join(cloud.regions())
     return Check(name=f"cloud {name}", level=Level.OK, found=f"answers in {regions}")
 

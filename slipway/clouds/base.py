@@ -56,6 +56,10 @@ class Capabilities:
     copy_images: bool = True
     share_images: bool = True
     deprecate_images: bool = True
+    #: Which instance types there are can be asked for.
+    instance_types: bool = True
+    #: What is going to be done to instances is announced.
+    notices: bool = True
     #: Instances are asked for on the spot market; without room there one may be made on demand
     #: instead (`InstanceSpec.on_demand`).
     spot_fallback: bool = False
@@ -149,8 +153,12 @@ class Notice:
 class NoticeSource(Protocol):
     """A cloud that announces what it is going to do to instances."""
 
-    def list_notices(self, region: str) -> Sequence[Notice]:
-        """What is announced now, also for instances that are not ours."""
+    @property
+    def notice_kinds(self) -> Sequence[str]:
+        """What has to be asked for by a call of its own; nothing where nothing is announced."""
+
+    def list_notices(self, region: str, kind: str) -> Sequence[Notice]:
+        """What of this kind is announced now, also for instances that are not ours."""
 
 
 @runtime_checkable

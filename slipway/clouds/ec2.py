@@ -218,6 +218,8 @@ class Ec2Options:
     #: Require session tokens for instance metadata (IMDSv2).
     metadata_tokens: bool = True
     encrypted_disks: bool = True
+    #: The type of root disks; None leaves it to the cloud, as those that do not know this one need.
+    disk_type: str | None = "gp3"
     #: botocore's tries per call. Ours come on top of them.
     attempts: int = 3
     #: The tag that tells the SSH port, where port 22 of an address is not the server's.
@@ -255,7 +257,7 @@ class Ec2Cloud:
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._session: boto3.session.Session | None = None
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str, int], Any] = {}
         self._types: dict[str, Sequence[str]] = {}
         self._root_disks: dict[tuple[str, str], _RootDisk] = {}
         self._keys: set[tuple[str, str]] = set()
@@ -276,6 +278,8 @@ class Ec2Cloud:
         return tuple(self._options.regions)
 
     def instance_types(self, region: str) -> Sequence[str]:
+        if not self._options.capabilities.instance_types:
+            return ()
         if region not in self._types:
             found = self._items(
                 region,
@@ -290,15 +294,17 @@ class Ec2Cloud:
 
     def create_instance(self, spec: InstanceSpec, *, token: str) -> Instance:
         request = self._run_request(spec, token)
+        # Without a token a second try makes a second instance: botocore must not make one.
+        attempts = self._options.attempts if "ClientToken" in request else 1
         try:
-            answer = self._call(spec.region, "run_instances", **request)
+            answer = self._call(spec.region, "run_instances", attempts=attempts, **request)
         except CloudRefused as error:
             if "InvalidKeyPair.NotFound" not in str(error):
                 raise
             # It was removed since we brought it.
             self._keys.discard((spec.region, request["KeyName"]))
             self._key_pair(spec)
-            answer = self._call(spec.region, "run_instances", **request)
+            answer = self._call(spec.region, "run_instances", attempts=attempts, **request)
         return self._instance(spec.region, answer["Instances"][0])
 
     def list_instances(self, region: str, *, tags: Mapping[str, str]) -> Sequence[Instance]:
@@ -337,14 +343,21 @@ class Ec2Cloud:
             answer = self._call(region, "get_console_output", InstanceId=instance_id)
         return str(answer.get("Output") or "")
 
-    def list_notices(self, region: str) -> Sequence[Notice]:
+    @property
+    def notice_kinds(self) -> Sequence[str]:
+        return ("spot", "scheduled") if self._options.capabilities.notices else ()
+
+    def list_notices(self, region: str, kind: str) -> Sequence[Notice]:
+        return self._spot_ends(region) if kind == "spot" else self._scheduled(region)
+
+    def _scheduled(self, region: str) -> list[Notice]:
         statuses = self._items(
             region,
             "InstanceStatuses",
             "describe_instance_status",
             Filters=[{"Name": "event.code", "Values": list(_SCHEDULED)}],
         )
-        found = [
+        return [
             Notice(
                 instance_id=status["InstanceId"],
                 code=event["Code"],
@@ -356,13 +369,15 @@ class Ec2Cloud:
             # They stay listed for a while when they are over.
             if not str(event.get("Description")).startswith(("[Completed]", "[Canceled]"))
         ]
+
+    def _spot_ends(self, region: str) -> list[Notice]:
         spots = self._items(
             region,
             "SpotInstanceRequests",
             "describe_spot_instance_requests",
             Filters=[{"Name": "status-code", "Values": list(_SPOT_ENDS)}],
         )
-        return found + [
+        return [
             Notice(
                 instance_id=spot["InstanceId"],
                 code="spot-interruption",
@@ -540,7 +555,9 @@ class Ec2Cloud:
         """The same for the same spec, always: a token is for one set of parameters."""
         options = self._options
         place = self._place(spec.region)
-        disk: dict[str, Any] = {"DeleteOnTermination": True, "VolumeType": "gp3"}
+        disk: dict[str, Any] = {"DeleteOnTermination": True}
+        if options.disk_type is not None:
+            disk["VolumeType"] = options.disk_type
         if options.encrypted_disks:
             disk["Encrypted"] = True
         root = self._root_disk(spec.region, spec.image_id)
@@ -661,17 +678,28 @@ class Ec2Cloud:
             found = pages.paginate(**request, PaginationConfig={"PageSize": _PAGE})
             return [item for page in found for item in page[key]]
 
-    def _call(self, region: str, call: str, *, service: str = "ec2", **request: Any) -> Any:
+    def _call(
+        self,
+        region: str,
+        call: str,
+        *,
+        service: str = "ec2",
+        attempts: int | None = None,
+        **request: Any,
+    ) -> Any:
         with _translating(f"{self._name} {call} in {region}"):
-            return getattr(self._client(region, service), call)(**request)
+            return getattr(self._client(region, service, attempts), call)(**request)
 
-    def _client(self, region: str, service: str) -> Any:
+    def _client(self, region: str, service: str, attempts: int | None = None) -> Any:
+        """The client that tries each call so often; as often as was configured by default."""
         self._place(region)
+        attempts = attempts or self._options.attempts
+        key = (region, service, attempts)
         with self._lock:
-            if (region, service) not in self._clients:
+            if key not in self._clients:
                 if self._session is None:
                     self._session = self._new_session()
-                self._clients[region, service] = self._session.client(
+                self._clients[key] = self._session.client(
                     service,
                     region_name=region,
                     endpoint_url=self._options.endpoint_url,
@@ -682,15 +710,15 @@ class Ec2Cloud:
                         # Not `adaptive`: it keeps its state per client, so processes share none.
                         retries={
                             "mode": "standard",
-                            "total_max_attempts": self._options.attempts,
+                            "total_max_attempts": attempts,
                         },
                     ),
                 )
                 if service == "ec2":
-                    _read_less(self._clients[region, service])
+                    _read_less(self._clients[key])
                     if self._budget is not None:
-                        _count_calls(self._clients[region, service], self._budget, region)
-            return self._clients[region, service]
+                        _count_calls(self._clients[key], self._budget, region)
+            return self._clients[key]
 
     def _new_session(self) -> boto3.session.Session:
         if self._credentials is None:

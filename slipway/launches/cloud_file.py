@@ -144,6 +144,9 @@ class Ec2Entry(_Written):
     )
     metadata_tokens: bool = Field(default=True, description="Require IMDSv2.")
     encrypted_disks: bool = Field(default=True, description="Encrypt root disks.")
+    disk_type: Text | None = Field(
+        default="gp3", description="Type of root disks; null leaves it to the cloud."
+    )
     lacks: tuple[
         Literal[
             "client_tokens",
@@ -153,6 +156,8 @@ class Ec2Entry(_Written):
             "copy_images",
             "share_images",
             "deprecate_images",
+            "instance_types",
+            "notices",
         ],
         ...,
     ] = Field(default=(), title="capability", description="What a cloud with EC2's API cannot do.")
@@ -234,6 +239,7 @@ def maker(
             capabilities=Capabilities(**dict.fromkeys(entry.lacks, False)),
             metadata_tokens=entry.metadata_tokens,
             encrypted_disks=entry.encrypted_disks,
+            disk_type=entry.disk_type,
             ssh_port_tag=entry.ssh_port_tag,
         )
         # Amazon's are known; another cloud's are what the file says.

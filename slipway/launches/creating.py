@@ -231,10 +231,16 @@ def generation_step(generation: int, key: str) -> str:
 
 
 def _find(services: Services, launch: Launch) -> Instance | None:
-    for instance in instances_of(services, launch):
-        same = instance.tags.get(TAG_GENERATION) == str(launch.generation)
-        if same and instance.state not in HOPELESS:
-            return instance
+    """The instance that an earlier try has made. One that a token would bring back is looked for
+    once; without tokens it must not be missed for being too new to be listed."""
+    has_tokens = cloud_of(services, launch).capabilities.client_tokens
+    for left in reversed(range(1 if has_tokens else ABSENT_LISTINGS)):
+        for instance in instances_of(services, launch):
+            same = instance.tags.get(TAG_GENERATION) == str(launch.generation)
+            if same and instance.state not in HOPELESS:
+                return instance
+        if left:
+            services.clock.sleep(ABSENT_PAUSE_S)
     return None
 
 

@@ -160,7 +160,7 @@ def test_doctor_fails(
 def test_doctor_asks_the_clouds(slipway: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not answer is a failure, with what it said."""
     _without_local_cloud(monkeypatch)
-    slipway.cloud.fail_next("instance_types", CloudUnavailable("nobody there"))
+    slipway.cloud.fail_next("list_instances", CloudUnavailable("nobody there"))
     result = slipway("doctor")
     assert result.exit_code == 1
     [failed] = [line for line in result.stdout.splitlines() if line.startswith("FAIL")]

@@ -190,7 +190,8 @@ def test_what_ec2_announces() -> None:
             {"SpotInstanceRequests": [taken]},
             {"Filters": [{"Name": "status-code", "Values": ANY}], "MaxResults": 1000},
         )
-        first, second = cloud.list_notices(REGION)
+        [first] = cloud.list_notices(REGION, "scheduled")
+        [second] = cloud.list_notices(REGION, "spot")
     assert (first.instance_id, first.code, first.not_before) == ("i-1", "instance-retirement", at)
     assert first.description == "old hardware"
     assert (second.instance_id, second.code) == ("i-2", "spot-interruption")

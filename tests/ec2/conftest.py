@@ -53,7 +53,13 @@ def spot() -> str:
 
 
 @pytest.fixture
-def clouds_file(weather: Weather, spot: str, tmp_path: Path) -> Path:
+def lacks() -> list[str]:
+    """What the cloud cannot do, as the clouds file says it."""
+    return []
+
+
+@pytest.fixture
+def clouds_file(weather: Weather, spot: str, lacks: list[str], tmp_path: Path) -> Path:
     """One account of EC2, named ``aws``."""
     entry = {
         "type": "ec2",
@@ -61,6 +67,7 @@ def clouds_file(weather: Weather, spot: str, tmp_path: Path) -> Path:
         "keys": {"access_key_id": KEYS.access_key_id, "secret_access_key": "cred:aws"},
         "endpoint_url": weather.url,
         "spot": spot,
+        "lacks": lacks,
         "ssh_port_tag": Weather.SSH_PORT_TAG,
     }
     path = tmp_path / "clouds.yaml"

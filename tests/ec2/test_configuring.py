@@ -5,25 +5,28 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import botocore.session
 import pytest
+import yaml
 from botocore import xform_name
 from pydantic import SecretStr, ValidationError
 
 from blocks import Ec2CloudBlock
 from slipway.clouds import ec2
-from slipway.clouds.base import TAG_INSTALLATION
+from slipway.clouds.base import TAG_INSTALLATION, InstanceSpec
 from slipway.clouds.ec2_policy import policy
-from slipway.errors import InvalidInput, NotFound
+from slipway.errors import CloudRefused, CloudUnavailable, InvalidInput, NotFound
 from slipway.launches.cloud_file import read_clouds
 from slipway.launches.services import build_services
 from slipway.settings import Settings
 from slipway.testing.weather import Weather
 from tests.clouds.ec2 import KEYS, REGION, Moto
+from tests.ec2.conftest import PARAMETER
 
 QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/slipway-events"
 ROLE = "arn:aws:iam::123456789012:role/launcher"
@@ -91,10 +94,14 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, text: str | None)
 
 
 def test_the_file_in_the_documentation_is_read(tmp_path: Path) -> None:
-    """docs/ec2.md shows a file that works as it stands."""
+    """docs/ec2.md shows files that work as they stand."""
+    read = [read_clouds(written(tmp_path / "clouds.yaml", text)) for text in files_in_the_docs()]
+    assert [list(each) for each in read] == [["aws"], ["private"]]
+
+
+def files_in_the_docs() -> list[str]:
     page = (Path(__file__).parents[2] / "docs/ec2.md").read_text()
-    text = page.partition("```yaml\n")[2].partition("```")[0]
-    assert list(read_clouds(written(tmp_path / "clouds.yaml", text))) == ["aws"]
+    return re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
 
 
 def services_with(tmp_path: Path, weather: Weather, **entry: Any) -> Any:
@@ -113,6 +120,43 @@ def test_keys_come_from_the_vault_when_they_are_needed(tmp_path: Path, weather: 
         cloud.list_instances(REGION, tags={})
     services.vault.put("aws-key", SecretStr("s3cret"))
     assert cloud.list_instances(REGION, tags={TAG_INSTALLATION: "none"}) == []
+    services.database.close()
+
+
+def test_another_cloud_is_asked_for_nothing_it_lacks(tmp_path: Path, weather: Weather) -> None:
+    """The documentation's file for Eucalyptus: no client token of ours, no IMDSv2, no encryption,
+    no type of disk, no question that is Amazon's alone."""
+    entry = yaml.safe_load(files_in_the_docs()[1])["clouds"]["private"]
+    given = {**entry, "endpoint_url": weather.url, "regions": {REGION: {}}}
+    services = services_with(tmp_path, weather, **given)
+    services.vault.put("private", KEYS.secret_access_key)
+    cloud = services.clouds["aws"]
+    image = cloud.resolve_image(REGION, f"ssm:{PARAMETER}").id
+    spec = InstanceSpec(
+        name="web",
+        region=REGION,
+        image_id=image,
+        instance_type="m1.small",
+        ssh_public_key=services.ssh_public_key,
+        login_user="admin",
+    )
+    assert cloud.instance_types(REGION) == ()
+    assert cloud.notice_kinds == ()
+    weather.fail("RunInstances", "Refused")
+    with pytest.raises(CloudRefused, match="Refused"):
+        cloud.create_instance(spec, token="t-1")
+    asked = {each.action: each.parameters for each in weather.asked}
+    assert "DescribeInstanceTypeOfferings" not in asked
+    words = "MetadataOptions|Encrypted|VolumeType"
+    assert not [name for name in asked["RunInstances"] if re.search(words, name)]
+    # botocore makes one up where none is given.
+    assert asked["RunInstances"]["ClientToken"] != "t-1"
+    assert asked["RunInstances"]["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "true"
+    # The reply to that one is lost: it is for us to look before another is made, not for botocore.
+    weather.lose_reply("RunInstances")
+    with pytest.raises(CloudUnavailable):
+        cloud.create_instance(spec, token="t-1")
+    assert weather.count("RunInstances") == 2
     services.database.close()
 
 

@@ -102,6 +102,7 @@ def main() -> None:
     """Fork a driver per job, one after the other."""
     import flows.bringing_up
     import slipway.gates.linux
+    import slipway.launches.creating
     import slipway.launches.scripts
 
     # The two probes of the boot gate need not be seconds apart for what is tested here.
@@ -110,6 +111,8 @@ def main() -> None:
     )
     # What the scripts printed stays on the machine, to be compared with the record.
     slipway.launches.scripts.forget_outputs = lambda _work: None
+    # Nor the looks for an instance that was perhaps made and is not listed yet.
+    slipway.launches.creating.ABSENT_PAUSE_S = 0.1
     assert flows.bringing_up
     _read_once_what_boto3_reads()
     assert threading.active_count() == 1, "only a process with one thread can be forked safely"

@@ -347,20 +347,36 @@ async def test_an_event_counts_more_than_what_was_learned(here: Any) -> None:
 class AnnouncingCloud(CountingCloud):
     """A cloud that announces something, after it was not able to say so once."""
 
+    notice_kinds = ("spot", "scheduled")
+
     def __init__(self) -> None:
         super().__init__(1)
-        self.asked = 0
+        #: Every call, in order.
+        self.asked: list[str] = []
 
-    def list_notices(self, region: str) -> list[Notice]:
+    def list_instances(self, region: str, *, tags: Any) -> list[Instance]:
+        self.asked.append("instances")
+        return super().list_instances(region, tags=tags)
+
+    def list_notices(self, region: str, kind: str) -> list[Notice]:
         assert region == "r"
-        self.asked += 1
-        if self.asked == 1:
+        self.asked.append(kind)
+        if self.asked.count(kind) == 1:
             raise CloudRefused("not allowed to look")
-        return [Notice(instance_id="i-0", code="spot-interruption")]
+        return [Notice(instance_id="i-0", code=f"{kind}-interruption")]
+
+    @property
+    def notices_asked_for(self) -> list[str]:
+        return [each for each in self.asked if each != "instances"]
 
 
-async def test_announcements_are_looked_for(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody waits; one that cannot be had keeps nothing else from being seen."""
+@pytest.mark.parametrize("waits", [False, True])
+async def test_announcements_are_looked_for(
+    here: Any, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """One kind after the other, whether somebody waits or not; one that cannot be had keeps nothing
+    else from being seen, and what is announced again and again is told once. While somebody waits a
+    listing and one other call are all that is asked for at a time."""
     monkeypatch.setattr(watching, "NOTICES_EVERY_S", 0.0)
     told: list[str] = []
 
@@ -370,9 +386,16 @@ async def test_announcements_are_looked_for(here: Any, monkeypatch: pytest.Monke
     cloud = AnnouncingCloud()
     watch = Lookout(here, cloud, "r", announce=announce)  # type: ignore[arg-type]
     here.lookouts.append(watch)
-    await in_time(watch.wait("i-0", RUNNING, limit_s=60.0))
-    assert cloud.asked == 0
-    watch.stand(True)
-    await until(lambda: cloud.asked > 3, "it looks again and again")
+    waiting = asyncio.create_task(watch.wait("i-9", RUNNING, limit_s=3600.0))
+    if not waits:
+        watch.stand(True)
+        await until(lambda: cloud.calls > 0, "it lists")
+        waiting.cancel()
+    await until(lambda: len(cloud.notices_asked_for) > 6, "it looks again and again")
+    asked = "".join("." if each == "instances" else "!" for each in cloud.asked)
     watch.stand(False)
-    assert told == ["running", "notice"]
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert cloud.notices_asked_for[:4] == ["spot", "scheduled"] * 2
+    assert sorted(told) == ["notice", "notice", "running"]
+    assert not waits or "!!" not in asked, asked
