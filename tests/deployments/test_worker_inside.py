@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -15,10 +17,13 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.states import Pending, Running, Suspended
 
-from deployments import inprocess_worker, patience
-from deployments.carrying_out import Run, RunEngine
-from deployments.inprocess_worker import InProcessWorker
+from deployments import flow_loop, inprocess_worker, patience
+from deployments.carrying_out import Fate, Run, RunEngine
+from deployments.flow_loop import LoopWatch
+from deployments.inprocess_worker import InProcessWorker, _end
 from deployments.patience import PatientTransport
+from slipway.settings import Settings
+from slipway.testing.fake_clock import FakeClock
 
 WORKER = "worker-1m8bey56d94b21c6x"
 OTHER = "worker-1m8bey57tsxsdgn3k"
@@ -91,6 +96,21 @@ async def test_a_claim_whose_answer_was_lost(worker: InProcessWorker, by: str) -
         assert await worker._claim(Run(found, begun=lambda: None)) is (by == WORKER)
 
 
+@pytest.mark.parametrize("by", [WORKER, OTHER])
+async def test_only_what_was_claimed_is_carried_out(worker: InProcessWorker, by: str) -> None:
+    """Of two workers that are shown the same run, one gets it."""
+    found = claimed(by)
+    run = Run(found, begun=lambda: None)
+    worker._flows = mock.Mock()
+    worker._shelf = mock.AsyncMock()
+    with (
+        mock.patch.object(inprocess_worker, "propose_state", return_value=found.state),
+        mock.patch.object(run, "carry_out") as carried_out,
+    ):
+        await worker._attend(run)
+    assert carried_out.called is (by == WORKER)
+
+
 async def test_a_server_that_answers_500_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have lost its Redis: it is asked for ten minutes, and then its answer counts."""
     now, asked = 0.0, 0
@@ -112,3 +132,110 @@ async def test_a_server_that_answers_500_for_minutes(monkeypatch: pytest.MonkeyP
     assert found.status_code == 500
     assert 600 <= now < 610
     assert asked > 100
+
+
+async def turns() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_few_are_begun_at_a_time(worker: InProcessWorker) -> None:
+    """Of many that are due, as many as there is room for are asked for, and the next is begun when
+    one before it has been."""
+    due = [flow_run() for _ in range(5)]
+    answer = [{"work_pool_id": str(uuid.uuid4()), "work_queue_id": str(uuid.uuid4())}] * 5
+    found = [
+        each | {"flow_run": run.model_dump(mode="json")}
+        for each, run in zip(answer, due, strict=True)
+    ]
+    worker._client.request.return_value = mock.Mock(json=lambda: found)
+    worker._limit, worker._has_successfully_synced = 7, True
+    worker._starting = asyncio.Semaphore(2)
+    there = Run(flow_run(), begun=lambda: None)
+    worker._runs[there.flow_run.id] = there
+    begun: list[Run] = []
+
+    async def attend(run: Run) -> None:
+        begun.append(run)
+        await asyncio.Event().wait()
+
+    with mock.patch.object(worker, "_attend", attend):
+        taking = asyncio.create_task(worker._take_scheduled())
+        await turns()
+        assert worker._client.request.call_args.kwargs["json"]["limit"] == 6
+        assert [run.flow_run.id for run in begun] == [run.id for run in due[:2]]
+        begun[0]._begun()
+        begun[0]._begun()  # Saying it twice makes no more room.
+        await turns()
+        assert len(begun) == 3
+        taking.cancel()
+        await _end(worker._attending())
+
+
+async def test_a_second_signal_hurries(worker: InProcessWorker) -> None:
+    """The first lets runs end for a while, the second hands back what is left at once."""
+    handlers = mock.Mock()
+    loop = asyncio.get_running_loop()
+    worker._services = SimpleNamespace(settings=Settings(worker_drain_s=3600))  # type: ignore[assignment]
+    worker._duty = mock.Mock()
+    worker._flows = mock.Mock()
+    run = Run(flow_run(), begun=lambda: None)
+    stopped = asyncio.Event()
+
+    async def attend() -> None:
+        await stopped.wait()
+        del worker._runs[run.flow_run.id]
+
+    worker._runs[run.flow_run.id] = run
+    run.attending = asyncio.create_task(attend())
+    with (
+        mock.patch.object(loop, "add_signal_handler", handlers),
+        mock.patch.object(loop, "remove_signal_handler"),
+        mock.patch.object(run, "stop", side_effect=lambda *_: stopped.set()) as stop,
+        worker._signals(),
+    ):
+        _, told, number = handlers.call_args_list[0].args
+        told(number)
+        assert worker._draining.is_set()
+        draining = asyncio.create_task(worker._drain())
+        await turns()
+        assert not stop.called
+        told(number)
+        assert worker._hurry.is_set()
+        await draining
+    assert stop.call_args.args[1] is Fate.HANDED_BACK
+    assert (worker._duty.remove.call_count, worker._duty.leave.call_count) == (1, 0)
+
+
+async def test_a_loop_that_turns_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is reported once, with what blocks it, and again when it turns; after two minutes the
+    worker ends, so that its launches are rescued."""
+    clock, ended = FakeClock(), mock.Mock()
+    asked: list[Callable[[], None]] = []
+    flows = mock.Mock(loop=mock.Mock(call_soon_threadsafe=asked.append))
+    watch = LoopWatch(flows, clock, hopeless=lambda: ended(clock.monotonic()))
+    monkeypatch.setattr(watch, "_culprit", lambda: "this")
+
+    async def sleep(seconds: float) -> None:
+        clock.advance(seconds)
+        at = clock.monotonic()
+        assert at < 300, "the worker has not ended"
+        # It blocks for less than a second, for a minute, and for ever.
+        if not (10 < at < 10.9 or 20 < at < 80 or at > 100):
+            for turn in asked:
+                turn()
+            asked.clear()
+
+    monkeypatch.setattr(flow_loop.asyncio, "sleep", sleep)
+    await watch.run()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the flows' event loop is blocked by this",
+        "the flows' event loop turns again after 60.0 s",
+        "the flows' event loop is blocked by this",
+        "the flows' event loop does not turn any more: the worker ends",
+    ]
+    [at] = [call.args[0] for call in ended.call_args_list]
+    assert 220 < at < 222
