@@ -286,8 +286,8 @@ def mirror_in_prefect(page: Page, machine: Machine, directory: Path) -> None:
 
 
 def look_at_form(page: Page, machine: Machine) -> None:
-    """A template's own form offers what has been committed meanwhile, and has its inputs as
-    fields."""
+    """A template's own form offers what has been committed meanwhile, has its inputs as fields, and
+    says which field is wrong."""
     ui_url = machine.service("prefect")["url"]
     with Api(f"{ui_url}/api") as api:
         # A worker looks every ten seconds.
@@ -297,3 +297,6 @@ def look_at_form(page: Page, machine: Machine) -> None:
     assert "hello-web@r2" in pick(page, "Version", "hello-web@r2")
     fill(page, "GREETING", "Hello from a form")
     picture(page, "prefect-inputs")
+    fill(page, "Server name", "Not A Name")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text("Validation failed for field 'request.name'")).to_be_visible()
