@@ -19,8 +19,12 @@ from playwright.sync_api import Browser, Page, expect
 from slipway.clouds.local import LocalCloud
 from slipway.settings import Settings
 from slipway.testing.deb_archive import DebArchive
+from slipway.testing.machines import LocalMachines
+from slipway.testing.weather import Weather
 from slipway.testing.web import Web
 from tests.browser import PHONE, check_width, chromium, executable, log_in, picture, window
+from tests.clouds.conftest import moto
+from tests.clouds.ec2 import KEYS, REGION, TYPES, Moto
 from tests.deployments.machine import WITHIN_S, Machine, machine_in, until
 from tests.docs.examples import LOOSELY, ROOT, Shell, transcript
 from tests.engine import Api
@@ -34,6 +38,11 @@ from tests.new_user.prefect_pages import (
     state,
     submitted,
 )
+
+__all__ = ["moto"]
+
+#: Where the image map of the library looks for Debian's newest image in EC2.
+DEBIANS = "ssm:/aws/service/debian/release/12/latest/amd64"
 
 #: Where the commands for a shell are, and the address they are written for.
 GUIDE, CHAPTER = ROOT / "docs" / "api.md", "## A server from a shell"
@@ -60,13 +69,39 @@ def machine(shell: Shell) -> Iterator[Machine]:
         LocalCloud(Settings(state_dir=found.state_dir)).down()
 
 
+@pytest.fixture
+def account(machine: Machine, shell: Shell, moto: Moto) -> Iterator[Weather]:
+    """An account of EC2 that the computer's clouds file names, with the local cloud's machines
+    behind its instances; its keys are where boto3 looks for them."""
+    there = LocalMachines(LocalCloud(Settings(state_dir=machine.state_dir)))
+    with Weather(
+        upstream=moto.url, instance_types=TYPES, machines=there, pending_s=0.2, unlisted_s=0.1
+    ) as found:
+        entry = {
+            "type": "ec2",
+            "regions": {REGION: {}},
+            "endpoint_url": found.url,
+            "ssh_port_tag": Weather.SSH_PORT_TAG,
+        }
+        file = shell.directory / "clouds.yaml"
+        file.write_text(json.dumps({"schema": "slipway-clouds/1", "clouds": {"aws": entry}}))
+        machine.environ |= {
+            "SLIPWAY_CLOUDS_FILE": str(file),
+            "AWS_ACCESS_KEY_ID": KEYS.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": KEYS.secret_access_key.get_secret_value(),
+        }
+        images = shell.directory / "templates" / "images" / "debian-12.yaml"
+        images.write_text(images.read_text().replace(DEBIANS, moto.image_id))
+        yield found
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_three_ways_to_a_server(machine: Machine, shell: Shell) -> None:
+def test_three_ways_to_a_server(machine: Machine, shell: Shell, account: Weather) -> None:
     """All parts come up on a new state directory. A server is launched from a form of Prefect's UI,
     with curl as documented, and on the dashboard; each is watched until it is operational. An API
-    that is killed comes back; the form offers what was committed meanwhile; Ctrl-C leaves nothing
-    running."""
+    that is killed comes back; a template's form offers what was committed meanwhile, and launches
+    it in EC2; Ctrl-C leaves nothing running."""
     up = machine.up("--log-format", "json")
     until(lambda: '"text": "everything is ready"' in machine.log, "everything ready", machine)
     check_ready(machine)
@@ -83,7 +118,7 @@ def test_three_ways_to_a_server(machine: Machine, shell: Shell) -> None:
             launch_with_curl(machine, shell)
             launch_on_dashboard(browser, machine, token)
             mirror_in_prefect(prefect, machine, shell.directory)
-            look_at_form(prefect, machine)
+            launch_in_ec2(prefect, machine, account)
     LocalCloud(Settings(state_dir=machine.state_dir)).down()
     up.send_signal(signal.SIGINT)
     assert up.wait(WITHIN_S) == 0
@@ -285,9 +320,9 @@ def mirror_in_prefect(page: Page, machine: Machine, directory: Path) -> None:
     page.goto("about:blank")
 
 
-def look_at_form(page: Page, machine: Machine) -> None:
-    """A template's own form offers what has been committed meanwhile, has its inputs as fields, and
-    says which field is wrong."""
+def launch_in_ec2(page: Page, machine: Machine, account: Weather) -> None:
+    """A template's own form offers what has been committed meanwhile, has its inputs as fields and
+    the clouds of the clouds file to choose from, and says which field is wrong."""
     ui_url = machine.service("prefect")["url"]
     with Api(f"{ui_url}/api") as api:
         # A worker looks every ten seconds.
@@ -300,3 +335,13 @@ def look_at_form(page: Page, machine: Machine) -> None:
     fill(page, "Server name", "Not A Name")
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("Validation failed for field 'request.name'")).to_be_visible()
+    fill(page, "Server name", "in-ec2")
+    assert "local" in pick(page, "Cloud", "aws")
+    run = submitted(page)
+    open_run(page, ui_url, run["id"])
+    expect(state(page)).to_have_text("Operational")
+    shown = json.loads(machine("show", "in-ec2", "--json").stdout)
+    assert (shown["cloud"], shown["region"]) == ("aws", REGION)
+    assert shown["instance"].startswith("i-")
+    assert account.count("RunInstances") == 1
+    page.goto("about:blank")

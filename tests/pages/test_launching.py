@@ -211,6 +211,13 @@ def test_a_cloud_that_cannot_be_asked(yard: Yard, browser: Browser) -> None:
     assert options(document, "Cloud and region") == []
 
 
+def test_the_usual_cloud_comes_first(yard: Yard, browser: Browser) -> None:
+    """What is chosen when nothing is chosen is what the command line would take."""
+    yard.services.clouds["local"] = yard.cloud  # type: ignore[index]
+    found = browser.open(FORM).field("Cloud and region").all("option")
+    assert [each.get("value") for each in found] == ["local/region-1", "fake/region-1"]
+
+
 @pytest.mark.parametrize("version", ["", "r1"])
 def test_a_template_that_is_gone(yard: Yard, browser: Browser, version: str) -> None:
     """Is not found, with what there is; the form goes on with another."""

@@ -28,6 +28,7 @@ from slipway.api.pages.fields import (
 from slipway.api.pages.sessions import Visitor
 from slipway.api.pages.web import Site, Visit, check_form, read_form, see, site_of, text_of
 from slipway.errors import CloudError, Conflict, InvalidInput, NotFound, Problem, SlipwayError
+from slipway.launches.cloud_file import LOCAL
 from slipway.launches.environments import get_environment, list_environments
 from slipway.launches.requests import LaunchRequest
 from slipway.servertemplates import ResolvedTemplate
@@ -293,8 +294,8 @@ def _fields(
 
 
 def _places(site: Site, resolved: ResolvedTemplate) -> tuple[list[Any], str]:
-    """Clouds with their regions, those that the template has an image for first, and what is wrong
-    with one that cannot be asked."""
+    """Clouds with their regions, and what is wrong with one that cannot be asked. First come those
+    that the template has an image for, and among them the one that is taken where none is named."""
     entries = resolved.image.entries if resolved.image else {}
     groups, trouble = [], []
     for name in sorted(site.services.clouds):
@@ -307,8 +308,8 @@ def _places(site: Site, resolved: ResolvedTemplate) -> tuple[list[Any], str]:
         has_image = name in entries or cloud.kind in entries
         note = "" if has_image else " (no image for this template)"
         offered = [(f"{name}/{region}", region) for region in regions]
-        groups.append((not has_image, name + note, offered))
-    return [group[1:] for group in sorted(groups)], " ".join(trouble)
+        groups.append((not has_image, name != LOCAL, name + note, offered))
+    return [group[2:] for group in sorted(groups)], " ".join(trouble)
 
 
 def _free_name(site: Site, template: str) -> str:
