@@ -335,6 +335,8 @@ def launch_in_ec2(page: Page, machine: Machine, account: Weather) -> None:
     fill(page, "Server name", "Not A Name")
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_text("Validation failed for field 'request.name'")).to_be_visible()
+    open_form(page, ui_url, "hello-web")
+    pick(page, "Version", "hello-web@r2")
     fill(page, "Server name", "in-ec2")
     assert "local" in pick(page, "Cloud", "aws")
     run = submitted(page)
