@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from weakref import WeakKeyDictionary
@@ -205,9 +205,7 @@ class Lookout:
         for a while."""
         loop = asyncio.get_running_loop()
         until = loop.time() + TAKE_OVER_S
-        wishes = {name: wait.instance_id for name, wait in self._waits.items()}
-        for name, answer in (await records(self._board.settled, wishes)).items():
-            self._answer(name, answer)
+        await self._tell({name: wait.instance_id for name, wait in self._waits.items()})
         now = await records(self._board.counters)
         while self._busy and now.told == before.told and loop.time() < until:
             await self._give_up()
@@ -226,7 +224,13 @@ class Lookout:
         try:
             while self._busy:
                 asked = await records(self._board.counters)
+                ours = {name: wait.instance_id for name, wait in self._waits.items()}
                 await records(poller.look)
+                waiting = {wish.id for wish in poller.wishes}
+                # Whoever listed before us has answered them, and nobody told us.
+                await self._tell({k: v for k, v in ours.items() if k not in waiting})
+                if not self._busy:
+                    break
                 if (wait_s := poller.wait_s()) > 0 and not self._heard:
                     await self._pause(poller, asked, wait_s)
                     continue
@@ -387,6 +391,12 @@ class Lookout:
             if now >= wait.deadline:
                 answer = await records(self._board.answer, wait.instance_id)
                 await records(self._board.withdraw, name)
+                self._answer(name, answer)
+
+    async def _tell(self, wishes: Mapping[str, str]) -> None:
+        """Tell those of these, given as instances by wish, whose wait is over by the board."""
+        if wishes:
+            for name, answer in (await records(self._board.settled, wishes)).items():
                 self._answer(name, answer)
 
     def _answer(self, wish_id: str, answer: Answer) -> None:

@@ -22,6 +22,7 @@ from slipway.errors import CloudRefused, CloudThrottled
 from slipway.records import LaunchStatus
 from slipway.testing.fake_clock import FakeClock
 from slipway.watch.board import Board
+from slipway.watch.polling import Poller, take_over
 from slipway.watch.waiting import News, Seen
 from tasks import watching
 from tasks.services import use_services
@@ -156,6 +157,28 @@ async def test_the_next_one_lists_when_the_poller_leaves(
     await until(lambda: second._loop_task is not None, "the second one follows")
     leaving.cancel()
     assert (await in_time(waits)).last == second_cloud.instances[0]
+
+
+async def test_what_the_poller_before_has_answered_is_told(
+    here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It listed for us and left, all between our last look at the board and our taking its place:
+    there is no wish of ours left that a listing of our own would answer."""
+    cloud = CountingCloud(0)
+
+    def too_late(board: Board) -> Poller | None:
+        monkeypatch.setattr(watching, "take_over", take_over)
+        before = take_over(board)
+        assert before is not None
+        before.look()
+        before.observe([instance("i-0", InstanceState.RUNNING)])
+        before.leave()
+        return take_over(board)
+
+    monkeypatch.setattr(watching, "take_over", too_late)
+    found = await in_time(lookout(here, cloud).wait("i-0", RUNNING, limit_s=3600.0))
+    assert found.last == instance("i-0", InstanceState.RUNNING)
+    assert cloud.calls == 0
 
 
 async def test_a_poller_that_is_killed_is_followed_at_once(database_url: str) -> None:
