@@ -162,6 +162,16 @@ class NoticeSource(Protocol):
 
 
 @runtime_checkable
+class PasswordSource(Protocol):
+    """A cloud whose Windows images make up a password for their administrator at the first boot,
+    and tell it to whoever holds the private key of the instance."""
+
+    def password_data(self, region: str, instance_id: str) -> bytes:
+        """The password, encrypted for the key the instance was made with (RSA, PKCS #1 v1.5);
+        empty while there is none yet, which takes minutes."""
+
+
+@runtime_checkable
 class EventSource(Protocol):
     """A cloud that may also tell. Its events are hints: some are lost, some come twice or late, and
     some are about what is not ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import threading
@@ -34,6 +35,7 @@ from slipway.clouds.base import (
     InstanceState,
     Notice,
     NoticeSource,
+    PasswordSource,
     Resource,
     ResourceKind,
 )
@@ -342,6 +344,11 @@ class Ec2Cloud:
                 raise
             answer = self._call(region, "get_console_output", InstanceId=instance_id)
         return str(answer.get("Output") or "")
+
+    def password_data(self, region: str, instance_id: str) -> bytes:
+        answer = self._call(region, "get_password_data", InstanceId=instance_id)
+        # Older agents write it with line ends, and spaces while there is none.
+        return base64.b64decode("".join(str(answer.get("PasswordData") or "").split()))
 
     @property
     def notice_kinds(self) -> Sequence[str]:
@@ -877,3 +884,4 @@ def _image(region: str, found: Mapping[str, Any]) -> Image:
 _: type[Cloud] = Ec2Cloud
 _events: type[EventSource] = Ec2Cloud
 _notices: type[NoticeSource] = Ec2Cloud
+_passwords: type[PasswordSource] = Ec2Cloud

@@ -41,6 +41,7 @@ _CHANGE = (
     "ec2:DeregisterImage",
     "ec2:EnableImageDeprecation",
     "ec2:GetConsoleOutput",
+    "ec2:GetPasswordData",
     "ec2:ModifyImageAttribute",
     "ec2:RebootInstances",
     "ec2:StartInstances",

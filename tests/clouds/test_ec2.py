@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import botocore.exceptions
 import botocore.utils
 import pytest
 from botocore.stub import ANY, Stubber
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from slipway.clouds import ec2
 from slipway.clouds.ec2 import Ec2Region
@@ -331,6 +333,23 @@ def test_the_console_of_an_older_instance() -> None:
         stub.add_client_error("get_console_output", "UnsupportedOperation")
         stub.add_response("get_console_output", {"Output": "Ym9vdA=="}, {"InstanceId": "i-1"})
         assert cloud.console_output(REGION, "i-1") == "boot"
+
+
+def test_a_password_can_be_read_with_the_key_of_the_instance() -> None:
+    """There is none until Windows has made one up; it comes as its agent has encrypted it."""
+    cloud = cloud_at("http://127.0.0.1:9")
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    told = base64.encodebytes(key.public_key().encrypt(b"Pa55-word", padding.PKCS1v15())).decode()
+    with stubbed(cloud) as stub:
+        for data in ("\r\n", told):
+            stub.add_response(
+                "get_password_data",
+                {"InstanceId": "i-1", "PasswordData": data},
+                {"InstanceId": "i-1"},
+            )
+        assert cloud.password_data(REGION, "i-1") == b""
+        found = cloud.password_data(REGION, "i-1")
+    assert key.decrypt(found, padding.PKCS1v15()) == b"Pa55-word"
 
 
 class Noting(dict[str, Any]):
