@@ -49,7 +49,7 @@ def read_json(text: str) -> Any:
     """A document with exact numbers. Raises `ValueError` for what is no JSON, or nested so deeply
     that nobody means it."""
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+        return json.loads(text, parse_float=Decimal, parse_constant=refuse_constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -117,7 +117,9 @@ def _check_name(name: str) -> None:
         raise ParameterValueInvalid("Message attribute name can not have successive '.' character.")
 
 
-def _no_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
+    """For readers of JSON: Python's own reads NaN and Infinity, which nobody else does. Raises
+    `ValueError`."""
     raise ValueError(f"{name} is no JSON")
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import http.server
-import ipaddress
 import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from slipway.agent.slipway_agent import Api, Refused
+from tests.certificates import self_signed
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -41,35 +36,10 @@ class Server:
     """An HTTPS server with a certificate of its own authority, for 127.0.0.1 or for a name."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "slipway test")])
-        now = dt.datetime.now(dt.UTC)
-        try:
-            who: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name))
-        except ValueError:
-            who = x509.DNSName(name)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(subject)
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName([who]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        self.pem = certificate.public_bytes(serialization.Encoding.PEM).decode()
-        chain = folder / "chain.pem"
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        chain.write_bytes(private + self.pem.encode())
+        certificate, key = self_signed(folder, name)
+        self.pem = certificate.read_text()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain)
+        context.load_cert_chain(certificate, key)
         self.handler = type("Handler", (_Answers,), {"connections": []})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.handler)
         self._server.daemon_threads = True
