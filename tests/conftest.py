@@ -127,6 +127,15 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings(state_dir=tmp_path / "state")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_state_of_ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever asks for the usual settings in a test, even by mistake, does not find what the person
+    who runs the tests has in their home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
+        yield
+
+
 # --- Nothing leaves this machine ------------------------------------------------------------------
 
 #: What was tried since the last test, one sentence each.
