@@ -18,6 +18,7 @@ from slipway.api.app import create_app as create_api
 from slipway.api.app import let_go
 from slipway.errors import InvalidInput, Problem, SlipwayError
 from slipway.launches.services import build_services
+from slipway.mirrors.serving import FileProtocol
 from slipway.settings import Settings
 
 DEFAULT_PORT = 4280
@@ -100,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     server = Server(
         uvicorn.Config(
             app,
+            http=FileProtocol,
             host=given.host,
             port=given.port,
             ssl_certfile=settings.api_tls_certificate,

@@ -366,11 +366,13 @@ def serve(
     import uvicorn
 
     from slipway.mirrors.asgi import PREFIX, MirrorSite
+    from slipway.mirrors.serving import FileProtocol
 
     services = session(context).services
     listening = socket.create_server((host, port), reuse_port=False, backlog=512)
     config = uvicorn.Config(
         MirrorSite(services.mirror.site()),
+        http=FileProtocol,
         server_header=False,
         access_log=False,
         log_level="warning",

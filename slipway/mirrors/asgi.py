@@ -1,8 +1,9 @@
 """Mirrored repositories over HTTP, for apt and for people: plain ASGI, because thousands of small
 answers are what it is about.
 
-Whole files are handed to the server by name where it can send files itself (granian's
-``http.response.pathsend``), and read in large pieces otherwise.
+Large files are sent by the system where the server can have that done (`slipway.mirrors.serving`),
+and read in large pieces otherwise. What a date or ``latest`` stands for is remembered for a moment,
+so that a client which asks for a hundred files does not make the database answer a hundred times.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import email.utils
 import mimetypes
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,8 @@ from starlette.types import Receive, Scope, Send
 
 from slipway.errors import NotFound, SlipwayError, UpstreamInconsistent, UpstreamUnavailable
 from slipway.mirrors import pages
-from slipway.mirrors.site import Absent, Found, Site, when_of
+from slipway.mirrors.serving import ZERO_COPY
+from slipway.mirrors.site import Absent, Folder, Found, Resolved, Site, when_of
 
 PREFIX = "/snapshots"
 
@@ -31,7 +34,12 @@ PREFIX = "/snapshots"
 RESOLVED_HEADER = "Slipway-Snapshot"
 #: Files that are fetched at a time because somebody asks for them.
 FETCHES = 16
+#: How long what a time stands for is taken from memory, in seconds.
+REMEMBERED_S = 1.0
+_MOST_REMEMBERED = 1024
 _PIECE = 1 << 20
+#: What is smaller is read in less time than it takes to have somebody else send it.
+_SMALL = 64 << 10
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
 _YEAR_S = 365 * 24 * 3600
 
@@ -39,8 +47,11 @@ _YEAR_S = 365 * 24 * 3600
 class MirrorSite:
     """The application; to be mounted at `PREFIX`, or served alone."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, remembered_s: float = REMEMBERED_S) -> None:
         self._site = site
+        self._remembered_s = remembered_s
+        #: By time and repository: what they stand for, and until when that is believed.
+        self._resolved: dict[tuple[str, str], tuple[Resolved, float]] = {}
         #: By SHA-256, what is being fetched for somebody, and for all who ask for it meanwhile.
         self._under_way: dict[str, asyncio.Task[Found]] = {}
         self._fetching: anyio.CapacityLimiter | None = None
@@ -58,7 +69,10 @@ class MirrorSite:
             return
         path = scope["path"].removeprefix(PREFIX).lstrip("/")
         try:
-            found = await anyio.to_thread.run_sync(self._look, path)
+            # Where no database has to be asked, a file is found in less time than a thread is.
+            found: _Answered | None = self._look_at_once(path)
+            if found is None:
+                found = await anyio.to_thread.run_sync(self._look, path)
             if isinstance(found, Absent):
                 found = await self._fetch(found)
         except NotFound as error:
@@ -91,18 +105,36 @@ class MirrorSite:
         self._fetching = self._fetching or anyio.CapacityLimiter(FETCHES)
         return await anyio.to_thread.run_sync(self._site.fetch, absent, limiter=self._fetching)
 
-    def _look(self, path: str) -> Found | Absent | _Elsewhere | _Page:
+    def _look_at_once(self, path: str) -> Found | Absent | None:
+        """A file, when it is known what the time stands for."""
+        when, _, rest = path.partition("/")
+        repository, _, below = rest.partition("/")
+        resolved, until = self._resolved.get((when, repository), (None, 0.0))
+        if resolved is None or until < time.monotonic():
+            return None
+        found = self._site.find(resolved, repository, below)
+        return None if isinstance(found, Folder) else found
+
+    def _look(self, path: str) -> _Answered:
         when, _, rest = path.partition("/")
         repository, slash, below = rest.partition("/")
         if not repository:
             return _Page(pages.overview(self._site, when))
-        found = self._site.look(when, repository, below)
+        resolved = self._site.resolve(when, repository)
+        if self._remembered_s:
+            self._remember(when, repository, resolved)
+        found = self._site.find(resolved, repository, below)
         if isinstance(found, Found | Absent):
             return found
         if not slash or (below and not below.endswith("/")):
             # Relative links need the slash; a name without one would lead a level too high.
             return _Elsewhere(f"{path.rpartition('/')[2]}/")
         return _Page(pages.folder(self._site, when, found), when_of(found.taken_at))
+
+    def _remember(self, when: str, repository: str, resolved: Resolved) -> None:
+        if len(self._resolved) >= _MOST_REMEMBERED:
+            self._resolved = {}
+        self._resolved[when, repository] = (resolved, time.monotonic() + self._remembered_s)
 
 
 class _Elsewhere:
@@ -114,6 +146,9 @@ class _Page:
     def __init__(self, text: str, resolved: str = "") -> None:
         self.text = text
         self.resolved = resolved
+
+
+_Answered = Found | Absent | _Elsewhere | _Page
 
 
 class _Answer:
@@ -184,24 +219,32 @@ class _Answer:
         self, status: int, headers: dict[str, str], blob: Path, start: int, length: int
     ) -> None:
         headers["Content-Length"] = str(length)
-        await self._start(status, headers)
-        if self._bare:
-            await self._send({"type": "http.response.body"})
-        elif status == 200 and "http.response.pathsend" in self._scope.get("extensions", {}):
-            await self._send({"type": "http.response.pathsend", "path": str(blob)})
-        else:
-            await self._pieces(blob, start, length)
+        try:
+            opened = blob.open("rb", buffering=0)
+        except FileNotFoundError:
+            await self.text(404, f"{blob.name} has been removed just now")
+            return
+        with opened as file:
+            await self._start(status, headers)
+            if self._bare:
+                await self._body(b"", more=False)
+            elif length > _SMALL and ZERO_COPY in self._scope.get("extensions", {}):
+                await self._send(
+                    {"type": ZERO_COPY, "file": file, "offset": start, "count": length}
+                )
+            else:
+                file.seek(start)
+                await self._pieces(file, length)
 
-    async def _pieces(self, blob: Path, start: int, length: int) -> None:
-        with blob.open("rb", buffering=0) as file:
-            file.seek(start)
-            while length:
-                data = await _read(file, min(length, _PIECE))
-                if not data:
-                    raise OSError(f"{blob} ended too early")
-                length -= len(data)
-                await self._body(data, more=True)
-        await self._body(b"", more=False)
+    async def _pieces(self, file: BinaryIO, length: int) -> None:
+        while True:
+            data = await _read(file, min(length, _PIECE))
+            length -= len(data)
+            if length and not data:
+                raise OSError(f"{file.name} ended too early")
+            await self._body(data, more=length > 0)
+            if not length:
+                return
 
     async def _whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         length = {} if status == 304 else {"Content-Length": str(len(body))}

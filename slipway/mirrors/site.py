@@ -133,8 +133,11 @@ class Site:
         return Resolved(days=found, lasting=lasting)
 
     def look(self, when: str, repository: str, path: str) -> Found | Absent | Folder:
-        """What is at a path. Raises `NotFound`."""
-        resolved = self.resolve(when, repository)
+        """What is at a path at some time. Raises `NotFound`."""
+        return self.find(self.resolve(when, repository), repository, path)
+
+    def find(self, resolved: Resolved, repository: str, path: str) -> Found | Absent | Folder:
+        """What is at a path of a repository as it was. Raises `NotFound`."""
         by_hash = _BY_HASH.match(path)
         if by_hash:
             return self._by_hash(by_hash[1].lower(), by_hash[2], path)

@@ -237,30 +237,26 @@ def test_head_is_get_without_the_body(seen: World, days: list[Day]) -> None:
     assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
 
 
-def test_files_are_left_to_the_server_where_it_can(seen: World, days: list[Day]) -> None:
-    """A server that sends files itself is told which; a part is read here."""
-    sent: list[Mapping[str, object]] = []
+def test_what_a_time_stands_for_is_remembered_for_a_moment(world: World) -> None:
+    """A client that asks for many files makes the database answer once; then there is a new day."""
+    world.synced()
+    path = "/snapshots/latest/debian/dists/stable/InRelease"
 
-    async def send(message: Mapping[str, object]) -> None:
-        sent.append(message)
+    async def releases(remembered_s: float) -> list[str]:
+        site = MirrorSite(world.mirror().site(), remembered_s=remembered_s)
+        transport = httpx.ASGITransport(site)
+        async with httpx.AsyncClient(transport=transport, base_url="http://mirror") as client:
+            found = []
+            for _ in range(2):
+                found.append((await client.get(path)).headers["Slipway-Snapshot"])
+                world.next_day(change=1)
+                await asyncio.to_thread(world.synced)
+        return found
 
-    async def get(headers: list[tuple[bytes, bytes]]) -> None:
-        sent.clear()
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": f"/snapshots/latest/debian/{_package(seen)}",
-            "headers": headers,
-            "extensions": {"http.response.pathsend": {}},
-        }
-        await MirrorSite(seen.mirror().site())(scope, None, send)  # type: ignore[arg-type]
-
-    asyncio.run(get([]))
-    assert [message["type"] for message in sent[1:]] == ["http.response.pathsend"]
-    content = Path(str(sent[1]["path"])).read_bytes()
-    assert content == _asked(seen, {}).content
-    asyncio.run(get([(b"range", b"bytes=3-")]))
-    assert b"".join(message.get("body", b"") for message in sent[1:]) == content[3:]  # type: ignore[misc]
+    first, again = asyncio.run(releases(3600.0))
+    assert first == again
+    first, again = asyncio.run(releases(0.0))
+    assert first < again
 
 
 # --- Pages ----------------------------------------------------------------------------------------
