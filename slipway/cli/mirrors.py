@@ -21,6 +21,8 @@ from slipway.cli.session import actor, session
 from slipway.errors import InvalidInput, NotFound, Problem
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from slipway.launches.services import Services
     from slipway.mirrors.days import Day
     from slipway.mirrors.difference import Difference
@@ -351,6 +353,102 @@ def prune(
 
 
 @app.command()
+def export(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(help="Where; made if need be.", metavar="DIR")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Which; without one, all.", metavar="[NAME]...", autocompletion=completing.mirrors
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lay all days out as directories of links into the store, for nginx or another web server to
+    serve at the same addresses. Run it again after each sync and prune; it only adds what is new,
+    and removes what is not kept any more.
+
+    Example: `slipway mirror export /srv/mirror-export`.
+    """
+    import dataclasses
+
+    from rich.progress import Progress as Bar
+
+    from slipway.mirrors.export import Export
+
+    services = session(context).services
+    mirror = services.mirror
+    tree = Export(mirror.site(), mirror.store, services.clock, directory.expanduser())
+    done = []
+    with Bar(console=stderr(), transient=True, disable=not sys.stderr.isatty()) as bar:
+        for name in names or mirror.days.repositories():
+            task = bar.add_task(name)
+
+            def note(at: int, of: int, task: TaskID = task) -> None:
+                bar.update(task, completed=at, total=of)
+
+            done.append(tree.repository(name, note))
+    if as_json:
+        print_json([dataclasses.asdict(each) for each in done])
+        return
+    for each in done:
+        say(
+            f"{each.repository}: {each.addresses} addresses; {each.states} states and "
+            f"{each.links} links made, {each.removed} removed"
+        )
+
+
+@app.command()
+def replicate(
+    context: typer.Context,
+    url: Annotated[
+        str, typer.Argument(help="The other mirror, as in http://mirror.example.org:4290.")
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Which; without one, all that are declared here.",
+            metavar="[NAME]...",
+            autocompletion=completing.mirrors,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the days that another mirror has and that are later than those here, with the moments
+    they have there. What is declared here says what of them is taken, and whose signature is
+    believed. Ends with code 1 when a day could not be taken; it is tried again the next time.
+
+    Example: `slipway mirror replicate http://mirror.example.org:4290 debian`.
+    """
+    from slipway.launches.mirror_file import declared
+    from slipway.launches.mirroring import to_take
+    from slipway.mirrors.asgi import PREFIX
+
+    services = session(context).services
+    chosen = names or list(declared(services.database))
+    if not chosen:
+        raise NotFound("no repository is mirrored; 'slipway mirror add FILE' declares some")
+    peer = f"{url.rstrip('/').removesuffix(PREFIX)}{PREFIX}"
+    done: list[Synced] = []
+    for name in chosen:
+        repository = to_take(services, name)
+        known = len(done)
+        with _bar(name) as progress:
+            for each in services.mirror.replicate(
+                repository, peer, actor=actor(), progress=progress
+            ):
+                done.append(each)
+                if not as_json:
+                    _tell(each)
+        if not as_json and len(done) == known:
+            say(f"{name}: nothing new")
+    if as_json:
+        print_json([_synced(each) for each in done])
+    if any(each.failures for each in done):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
 def serve(
     context: typer.Context,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
@@ -458,7 +556,10 @@ def _tell(done: Synced) -> None:
         stderr().print(str(error), style="red", markup=False)
     for each in done.missing:
         stderr().print(f"no suite has {each}", style="red", markup=False)
-    say(f"{done.repository}: {done.files} files, {done.bytes} bytes, {done.requests} requests")
+    when = f" of {iso(done.taken_at)}" if done.taken_at else ""
+    say(
+        f"{done.repository}{when}: {done.files} files, {done.bytes} bytes, {done.requests} requests"
+    )
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ class SuiteTaking(Taking):
             return False
 
     def _check_holds(self, valid_until: datetime | None) -> None:
-        now = self._clock.now()
+        now = self._when()
         if valid_until is not None and valid_until < now:
             raise ReleaseRefused(
                 f"{self._where}: its release was valid until {valid_until:%Y-%m-%d %H:%M} UTC, and "

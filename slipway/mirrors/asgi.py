@@ -24,7 +24,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from slipway.errors import NotFound, SlipwayError, UpstreamInconsistent, UpstreamUnavailable
-from slipway.mirrors import pages
+from slipway.mirrors import pages, replicas
 from slipway.mirrors.serving import ZERO_COPY
 from slipway.mirrors.site import Absent, Folder, Found, Resolved, Site, when_of
 
@@ -86,6 +86,8 @@ class MirrorSite:
             return
         if isinstance(found, Found):
             await answer.file(found)
+        elif isinstance(found, bytes):
+            await answer.json(found)
         elif isinstance(found, _Elsewhere):
             await answer.text(301, "a directory's address ends in /", {"Location": found.location})
         else:
@@ -118,6 +120,8 @@ class MirrorSite:
     def _look(self, path: str) -> _Answered:
         when, _, rest = path.partition("/")
         repository, slash, below = rest.partition("/")
+        if path == replicas.STATES:
+            return replicas.document(self._site.days)
         if not repository:
             return _Page(pages.overview(self._site, when))
         resolved = self._site.resolve(when, repository)
@@ -148,7 +152,7 @@ class _Page:
         self.resolved = resolved
 
 
-_Answered = Found | Absent | _Elsewhere | _Page
+_Answered = Found | Absent | _Elsewhere | _Page | bytes
 
 
 class _Answer:
@@ -175,6 +179,12 @@ class _Answer:
         if page.resolved:
             headers[RESOLVED_HEADER] = page.resolved
         await self._whole(200, headers, page.text.encode())
+
+    async def json(self, document: bytes) -> None:
+        """A document for another mirror."""
+        await self._whole(
+            200, {"Content-Type": "application/json", "Cache-Control": "no-cache"}, document
+        )
 
     async def file(self, found: Found) -> None:
         """A file, or the part of it that was asked for, or that it is still the same."""

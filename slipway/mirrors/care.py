@@ -234,11 +234,13 @@ class Care:
         if wanted.made_from is not None:
             return self._make_again(broken, *wanted.made_from)
         repository = repositories.get(wanted.repository)
-        if repository is None or wanted.size is None:
+        if repository is None:
             return False
         if not broken.missing:
             self._store.discard(wanted.sha256)
         upstream = Upstream(repository.urls, self._clock)
+        if wanted.size is None:
+            return self._fetch_document(upstream, wanted.sha256)
         directory, _, _ = wanted.path.rpartition("/")
         places = [wanted.path, f"{directory}/by-hash/SHA256/{wanted.sha256}".lstrip("/")]
         try:
@@ -255,6 +257,20 @@ class Care:
             return False
         finally:
             upstream.close()
+
+    def _fetch_document(self, upstream: Upstream, sha256: str) -> bool:
+        """A document of our own, which only another mirror can have."""
+        try:
+            data = upstream.document(f"by-hash/SHA256/{sha256}")
+        except MirrorError:
+            return False
+        finally:
+            upstream.close()
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            return False
+        self._store.put(data)
+        self._store.settle()
+        return True
 
     def _make_again(self, broken: Broken, path: str, index: str) -> bool:
         wanted = broken.wanted

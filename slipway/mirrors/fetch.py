@@ -253,6 +253,38 @@ def _range_start(content_range: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _words(error: Exception) -> str:
-    """What went wrong, without the name of a Python object."""
-    return re.sub(r"<[^>]*>(\([^)]*\))?:? ?|HTTPS?Connection\([^)]*\): ?", "", str(error))
+def _words(error: urllib3.exceptions.HTTPError) -> str:
+    """What went wrong, without the names of Python's objects."""
+    cause: object = error
+    if isinstance(error, urllib3.exceptions.MaxRetryError):
+        cause = error.reason
+    match cause:
+        case urllib3.exceptions.NameResolutionError():
+            return "the name of its host is not known"
+        case urllib3.exceptions.NewConnectionError():
+            return f"no connection: {_reason(cause)}"
+        case urllib3.exceptions.ConnectTimeoutError():
+            return f"no connection within {_CONNECT_S:.0f} s"
+        case urllib3.exceptions.ReadTimeoutError():
+            return "nothing arrived any more"
+        case urllib3.exceptions.SSLError():
+            return f"no connection by TLS: {_reason(cause)}"
+        case urllib3.exceptions.ProtocolError():
+            inner = next((each for each in cause.args if isinstance(each, Exception)), cause)
+            if isinstance(inner, urllib3.exceptions.IncompleteRead):
+                return f"the body ended {inner.expected} bytes too early"
+            return f"the connection broke: {_reason(cause)}"
+    return str(cause)
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own words for what is at the bottom of an error."""
+    while True:
+        inner = error.__cause__ or error.__context__
+        inner = next((each for each in error.args if isinstance(each, Exception)), inner)
+        if inner is None:
+            break
+        error = inner
+    if isinstance(error, OSError):
+        return (getattr(error, "reason", "") or error.strerror or str(error)).lower()
+    return str(error)

@@ -29,7 +29,7 @@ LATEST = "latest"
 
 _BY_HASH = re.compile(r"(?:.*/)?by-hash/(SHA256|SHA512)/([0-9a-f]{64}|[0-9a-f]{128})\Z")
 #: Metadata of rpm repositories mostly has the hash in its name.
-_HASH_IN_NAME = re.compile(r"(?:.*/)?repodata/([0-9a-f]{64})-[^/]+\Z")
+HASH_IN_NAME = re.compile(r"(?:.*/)?repodata/([0-9a-f]{64})-[^/]+\Z")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d\Z")
 _TIME = "%Y%m%dT%H%M%SZ"
 #: States, listings and places of files that are kept at hand. A listing takes 40 kB.
@@ -116,7 +116,7 @@ class Site:
                 raise NotFound(f"{when} has not come yet")
             found, lasting = self.days.on(repository, day), day < now.date()
         else:
-            moment = _parsed(when, _TIME)
+            moment = moment_of(when)
             # A state is of the full second that follows, and may be asked for by that at once.
             newest = (day.taken_at for day in self.days.newest(repository) if moment > now)
             if moment > now and max(newest, default=now) < moment:
@@ -147,7 +147,7 @@ class Site:
             found = self._file(resolved, repository, path)
             if found is not None:
                 return found
-            named = _HASH_IN_NAME.match(path)
+            named = HASH_IN_NAME.match(path)
             if named and self._store.size(named[1]) is not None:
                 # Of another day: whoever has read an older repomd.xml than is here now.
                 return self._by_hash("sha256", named[1], path)
@@ -308,6 +308,11 @@ def _parsed(text: str, form: str) -> datetime:
         raise NotFound(
             f"{text!r} is neither a date (2026-11-22) nor a time (20261122T020000Z) nor {LATEST!r}"
         ) from error
+
+
+def moment_of(text: str) -> datetime:
+    """A time as it stands in an address. Raises `NotFound`."""
+    return _parsed(text, _TIME)
 
 
 def when_of(moment: datetime) -> str:

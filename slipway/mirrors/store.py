@@ -50,6 +50,11 @@ class Store:
         self._received: dict[str, int] = {}
         self._lock = threading.Lock()
 
+    @property
+    def blobs_root(self) -> Path:
+        """The directory below which blobs are, each in one named by how its hash begins."""
+        return self._blobs
+
     def path(self, sha256: str) -> Path:
         """Where a blob is, or would be."""
         return self._blobs / sha256[:2] / sha256
@@ -115,6 +120,11 @@ class Store:
         except OSError:
             return None
         return found if self.size(found) is not None else None
+
+    def aliases(self) -> Iterator[tuple[str, str, str]]:
+        """All other hashes: algorithm, digest, and the SHA-256 of the blob that has it."""
+        for link in (self.root / "by").glob("*/*/*"):
+            yield link.parent.parent.name, link.name, link.readlink().name
 
     def settle(self) -> None:
         """Have the bytes and names of all blobs on disk: to be called before anything that names

@@ -1,5 +1,7 @@
 """Taking a repository's next day: one at a time, all of its suites, in one commit.
 
+A replica does the same with another mirror as its upstream, for each of that one's days in turn.
+
 Files are in the store before anything names them; the days come last, in one transaction. Whoever
 is killed leaves files that nobody names and that the next sync finds in place.
 """
@@ -7,16 +9,16 @@ is killed leaves files that nobody names and that the next sync finds in place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from slipway import steps
 from slipway.clock import Clock
 from slipway.database import Database
 from slipway.errors import BlobBroken, MirrorError
-from slipway.mirrors import leases, manifest
+from slipway.mirrors import leases, manifest, replicas
 from slipway.mirrors.apt import SuiteTaking
 from slipway.mirrors.care import Broken, Care, Pruned
 from slipway.mirrors.days import Day, Days, next_moment
@@ -139,9 +141,54 @@ class Mirror:
         """Take every suite as it is now. One that cannot be taken keeps the day it has, and is
         named among the failures. Raises `Conflict` while another sync of the repository is under
         way, `InvalidInput` for a keyring that is none, `LeaseLost`, `Stopped`."""
-        keyring = Keyring.from_bytes(repository.keyring, f"the keyring of {repository.name}")
         progress = progress or Progress()
         driver = leases.take_for_sync(self._database, self._clock, repository.name, actor=actor)
+        try:
+            return self._take(driver, repository, progress, as_of=None)
+        finally:
+            driver.release()
+
+    def replicate(
+        self, repository: Repository, peer: str, *, actor: str, progress: Progress | None = None
+    ) -> Iterator[Synced]:
+        """Take the days that another mirror has of a repository and that are later than what is
+        here, each at its own moment and checked like an upstream's. ``peer`` is the address of its
+        ``/snapshots``. The first that cannot be taken whole is the last that is looked at, so that
+        none is left out. Raises `NotFound` when the peer does not have the repository,
+        `UpstreamUnavailable`, and what `sync` raises."""
+        progress = progress or Progress()
+        driver = leases.take_for_sync(self._database, self._clock, repository.name, actor=actor)
+        try:
+            theirs = replicas.states(peer, repository.name, self._clock)
+            newest = max((day.taken_at for day in self.days.newest(repository.name)), default=None)
+            for moment, suites in theirs.items():
+                if newest is not None and moment <= newest:
+                    continue
+                at_that_time = replace(
+                    repository,
+                    urls=(replicas.address(peer, repository.name, moment),),
+                    suites=tuple(suite for suite in repository.suites if suite in suites),
+                )
+                if not at_that_time.suites:
+                    continue
+                done = self._take(driver, at_that_time, progress, as_of=moment)
+                yield done
+                if done.failures:
+                    return
+        finally:
+            driver.release()
+
+    def _take(
+        self,
+        driver: steps.Driver,
+        repository: Repository,
+        progress: Progress,
+        *,
+        as_of: datetime | None,
+    ) -> Synced:
+        """Take suites and commit them: those that could be, or, as of another's moment, all or
+        none."""
+        keyring = Keyring.from_bytes(repository.keyring, f"the keyring of {repository.name}")
         upstream = Upstream(
             repository.urls, self._clock, connections=self._connections, stall_s=self._stall_s
         )
@@ -151,6 +198,7 @@ class Mirror:
         takings: dict[str, Taking] = {}
         missing: tuple[str, ...] = ()
         before = self._states(repository.name)
+        files, size = progress.files, progress.bytes
         try:
             with ThreadPoolExecutor(self._connections, "mirror") as pool:
                 for suite in repository.suites:
@@ -164,6 +212,7 @@ class Mirror:
                         upstream=upstream,
                         keyring=keyring,
                         clock=self._clock,
+                        as_of=as_of,
                         pool=pool,
                         connections=self._connections,
                         progress=progress,
@@ -182,9 +231,10 @@ class Mirror:
                     except MirrorError as error:
                         failures.update(dict.fromkeys(taken, error))
                         taken = {}
-            days = self._commit(driver, repository.name, before, taken, failures)
+            if as_of is not None and failures:
+                taken = {}
+            days = self._commit(driver, repository.name, before, taken, failures, as_of)
         finally:
-            driver.release()
             upstream.close()
         return Synced(
             repository=repository.name,
@@ -193,8 +243,8 @@ class Mirror:
             failures=failures,
             missing=missing,
             requests=upstream.requests,
-            files=progress.files,
-            bytes=progress.bytes,
+            files=progress.files - files,
+            bytes=progress.bytes - size,
         )
 
     def _states(self, repository: str) -> dict[str, Taken]:
@@ -215,6 +265,7 @@ class Mirror:
         before: Mapping[str, Taken],
         taken: Mapping[str, Taken],
         failures: Mapping[str, MirrorError],
+        as_of: datetime | None,
     ) -> list[Day]:
         changes = {suite: self._changes(before.get(suite), now) for suite, now in taken.items()}
         if taken:
@@ -222,7 +273,7 @@ class Mirror:
         last = max((day.taken_at for day in self.days.newest(repository)), default=None)
         with driver.transaction() as connection:
             now = self._clock.now()
-            moment = next_moment(now, last)
+            moment = as_of or next_moment(now, last)
             days = [
                 Day(suite=suite, taken_at=moment, manifest=each.manifest, changes=changes[suite])
                 for suite, each in taken.items()

@@ -70,6 +70,8 @@ class Means:
     upstream: Upstream
     keyring: Keyring
     clock: Clock
+    #: The moment that a state has to be of and to hold at; None for now.
+    as_of: datetime | None
     pool: ThreadPoolExecutor
     connections: int
     progress: Progress
@@ -94,6 +96,7 @@ class Taking(ABC):
         self._upstream = means.upstream
         self._keyring = means.keyring
         self._clock = means.clock
+        self._as_of = means.as_of
         self._pool = means.pool
         self._connections = means.connections
         self._progress = means.progress
@@ -149,8 +152,12 @@ class Taking(ABC):
         known = None if self._before is None else self._before.state.files.get(path)
         return known is not None and known.sha256 == hashlib.sha256(data).hexdigest()
 
+    def _when(self) -> datetime:
+        """What "now" is for what is signed."""
+        return self._as_of or self._clock.now()
+
     def _check_date(self, date: datetime) -> None:
-        if date > self._clock.now() + _CLOCK_SLACK:
+        if date > self._when() + _CLOCK_SLACK:
             raise ReleaseRefused(
                 f"{self._where}: its {self.signed} is of {date:%Y-%m-%d %H:%M} UTC, which is in "
                 "the future"

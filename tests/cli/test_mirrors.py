@@ -12,10 +12,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from slipway.clock import SystemClock
+from slipway.database import Database
+from slipway.launches.mirror_file import declared
+from slipway.mirrors.asgi import MirrorSite
+from slipway.mirrors.store import Store
+from slipway.mirrors.sync import Mirror
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.rpm_archive import RpmArchive
 from slipway.testing.web import Web
 from tests.cli.conftest import CommandLine
+from tests.pages.serving import serving
 from tests.remote.waiting import until
 
 
@@ -127,6 +134,46 @@ def test_days_are_kept_verified_and_removed(slipway: CommandLine, file: Path) ->
     [repaired] = slipway.json("mirror", "repair")
     assert repaired["repaired"] is True
     slipway.ok("mirror", "verify")
+
+
+def test_days_are_laid_out_for_another_web_server(
+    slipway: CommandLine, archive: DebArchive, file: Path, tmp_path: Path
+) -> None:
+    """Once, and then what is new."""
+    slipway.ok("mirror", "add", str(file))
+    slipway.ok("mirror", "sync")
+    tree = tmp_path / "export"
+    assert "debian: " in slipway.ok("mirror", "export", str(tree)).stderr
+    release = archive.root / "dists/stable/InRelease"
+    exported = tree / "snapshots/latest/debian/dists/stable/InRelease"
+    assert exported.read_bytes() == release.read_bytes()
+    [again] = slipway.json("mirror", "export", str(tree), "debian")
+    assert (again["states"], again["links"]) == (0, 0)
+    refused = slipway("mirror", "export", str(tmp_path))
+    assert (refused.exit_code, "files in it that are no export" in refused.stderr) == (2, True)
+
+
+def test_days_are_taken_from_another_mirror(
+    slipway: CommandLine, tmp_path: Path, archive: DebArchive, file: Path, database: Database
+) -> None:
+    """Each is told; a second time there is nothing new."""
+    (tmp_path / "peer.db").touch()
+    theirs = Database(f"sqlite:///{tmp_path / 'peer.db'}")
+    theirs.migrate()
+    slipway.ok("mirror", "add", str(file))
+    repository = declared(database)["debian"]
+    peer = Mirror(Store(tmp_path / "peer"), theirs, SystemClock(), reserve_bytes=0)
+    peer.sync(repository, actor="test")
+    archive.advance(change=1)
+    peer.sync(repository, actor="test")
+    with serving(MirrorSite(peer.site(), remembered_s=0.0)) as url:  # type: ignore[arg-type]
+        told = slipway.ok("mirror", "replicate", url).stderr
+        assert "0 added, 0 removed, 1 changed" in told
+        assert "debian: nothing new" in slipway.ok("mirror", "replicate", url, "debian").stderr
+        assert slipway.json("mirror", "replicate", f"{url}/snapshots/") == []
+    theirs.close()
+    history = slipway.json("mirror", "days", "debian")
+    assert [day["changes"]["changed"] for day in history] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -78,13 +78,13 @@ def test_a_body_that_stays_wrong_is_named(world: World, name: str) -> None:
     error = _failure(world)
     assert f"{world.web.url}/pool/main/p/" in str(error)
     said = {
-        "cut off": "IncompleteRead",
+        "cut off": "the body ended ",
         "short": " bytes instead of ",
         "long": "more than ",
         "bit flipped": "with SHA-256 ",
         "html": "41 bytes instead of ",
         "unavailable": "HTTP 503 Service Unavailable",
-        "reset": "",
+        "reset": "the connection broke: ",
     }
     assert said[name] in str(error)
     lasting = name in ("short", "long", "bit flipped", "html")
