@@ -15,6 +15,7 @@ from slipway.launches import operations
 from slipway.launches.handover import script_not_begun
 from slipway.launches.operations import OperationRequest
 from slipway.launches.requests import find_launch
+from slipway.launches.work import operation_key
 from tasks.launching import run_script
 from tasks.outages import outlast
 from tasks.services import current_services
@@ -51,5 +52,5 @@ async def _run(request: OperationRequest) -> str:
     key = request.key or (str(context.flow_run.id) if context and context.flow_run else "")
     async with driving_in_turn(launch.id) as (work, _):
         script, values = await outlast(records, operations.prepare, work, request)
-        await run_script(work, values, script, key=operations.operation_key(request.script, key))
+        await run_script(work, values, script, key=operation_key(request.script, key))
     return launch.server_name

@@ -10,11 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
 from slipway.clock import Clock
@@ -22,6 +20,9 @@ from slipway.database import Database
 from slipway.errors import InvalidInput, NotFound, Problem, SlipwayError
 from slipway.keyfiles import read_or_make
 from slipway.records import Credential
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 _CREDENTIALS = Credential.__table__  # type: ignore[attr-defined]
 
@@ -86,12 +87,7 @@ class Vault:
             raise SlipwayError(
                 f"the key {self._key_file} that credential {name} was encrypted with is missing"
             )
-        try:
-            return SecretStr(self._cipher().decrypt(ciphertext).decode())
-        except InvalidToken:
-            raise SlipwayError(
-                f"credential {name} was encrypted with another key than {self._key_file}"
-            ) from None
+        return SecretStr(self._decrypt(ciphertext, f"credential {name}").decode())
 
     def names(self) -> list[str]:
         """The credentials that people keep, in order."""
@@ -133,6 +129,10 @@ class Vault:
     def derive_key(self, purpose: str) -> bytes:
         """32 bytes for one purpose: the same in every process that has the key file, of no use for
         any other purpose, and telling nothing of the key they come from."""
+        from cryptography.fernet import Fernet
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
         root = read_or_make(self._key_file, Fernet.generate_key)
         kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"slipway/{purpose}".encode())
         return kdf.derive(root)
@@ -143,12 +143,20 @@ class Vault:
 
     def decrypt(self, ciphertext: bytes) -> bytes:
         """The opposite of `encrypt`. Raises `SlipwayError`."""
+        return self._decrypt(ciphertext, "this")
+
+    def _decrypt(self, ciphertext: bytes, what: str) -> bytes:
+        from cryptography.fernet import InvalidToken
+
         try:
             return self._cipher().decrypt(ciphertext)
         except InvalidToken:
             raise SlipwayError(
-                f"this was encrypted with another key than {self._key_file}"
+                f"{what} was encrypted with another key than {self._key_file}"
             ) from None
 
     def _cipher(self) -> Fernet:
+        # Imported where it is used: most commands need no secret, and it takes 5 MB and 30 ms.
+        from cryptography.fernet import Fernet
+
         return Fernet(read_or_make(self._key_file, Fernet.generate_key))

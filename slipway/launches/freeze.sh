@@ -78,23 +78,14 @@ write_archives() {
 }
 
 freeze_dnf() {
-  if [ -z "$mirror" ]; then
-    echo "$ID $VERSION_ID has no public archive by date: set SLIPWAY_MIRROR_URL to a mirror" \
-      "that keeps its days" >&2
+  if [ -z "$MIRROR_SOURCES" ]; then
+    echo "$ID $VERSION_ID has no public archive by date, and no mirror is for it: declare its" \
+      "repositories with 'system: $ID-$major' and set SLIPWAY_MIRROR_URL" >&2
     exit 1
   fi
   mkdir -p "$root/etc/dnf/vars" "$root/etc/yum.repos.d"
   printf '%s\n' "$FREEZE_DATE" >"$root/etc/dnf/vars/slipday"
-  case $ID in
-    amzn) repositories=amazonlinux keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-amazon-linux-2023 ;;
-    rocky) repositories='baseos appstream extras' keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-Rocky-$major ;;
-    almalinux) repositories='baseos appstream extras' keys=file:///etc/pki/rpm-gpg/RPM-GPG-KEY-AlmaLinux-$major ;;
-  esac
-  for name in $repositories; do
-    printf '[slipway-%s]\nname=%s as of $slipday\n' "$name" "$name"
-    printf 'baseurl=%s/snapshots/$slipday/%s-%s-%s\n' "$mirror" "$ID" "$major" "$name"
-    printf 'enabled=1\ngpgcheck=1\ngpgkey=%s\n\n' "$keys"
-  done >"$root/etc/yum.repos.d/slipway.new"
+  printf %s "$MIRROR_SOURCES" >"$root/etc/yum.repos.d/slipway.new"
   move_aside "$root"/etc/yum.repos.d/*.repo
   mv "$root/etc/yum.repos.d/slipway.new" "$root/etc/yum.repos.d/slipway.repo"
   echo "packages come from $FREEZE_DATE: $root/etc/yum.repos.d/slipway.repo"
@@ -103,9 +94,11 @@ freeze_dnf() {
 
 case $ID in
   debian | ubuntu) freeze_apt ;;
-  amzn | rocky | almalinux) freeze_dnf ;;
   *)
-    echo "packages of $ID cannot be frozen: known are debian, ubuntu, amzn, rocky, almalinux" >&2
-    exit 1
+    if [ -z "$MIRROR_SOURCES" ] && ! command -v dnf >/dev/null; then
+      echo "packages of $ID cannot be frozen: it is neither debian nor ubuntu, and has no dnf" >&2
+      exit 1
+    fi
+    freeze_dnf
     ;;
 esac

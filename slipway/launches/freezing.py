@@ -70,7 +70,9 @@ def read_system(text: str) -> System:
     return System(
         id=found.get("ID", "linux"),
         codename=found.get("VERSION_CODENAME", ""),
+        major=found.get("VERSION_ID", "").partition(".")[0],
         architecture=_DEBIAN_NAMES.get(machine, machine),
+        machine=machine,
     )
 
 

@@ -11,7 +11,7 @@ from slipway.launches.mirror_file import declared
 from slipway.launches.services import Services
 from slipway.mirrors import release
 from slipway.mirrors.asgi import PREFIX
-from slipway.mirrors.closure import Universe
+from slipway.mirrors.filling import universe_of
 from slipway.mirrors.manifest import SuiteState
 from slipway.mirrors.release import Release
 from slipway.mirrors.repository import Repository, RpmRepository
@@ -28,15 +28,19 @@ class System:
     id: str
     #: ``bookworm``.
     codename: str
+    #: The first number of its version: ``12``.
+    major: str
     #: As Debian calls it: ``amd64``.
     architecture: str
+    #: As the kernel calls it, and rpm: ``x86_64``.
+    machine: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenSources:
     """What a server is given."""
 
-    #: For ``/etc/apt/sources.list.d/``.
+    #: For ``/etc/apt/sources.list.d/``, or for ``/etc/yum.repos.d/``.
     text: str
     #: Which state of which repositories that is, and what is left out.
     notes: tuple[str, ...]
@@ -62,28 +66,28 @@ def frozen_sources(
     services: Services, system: System, day: date, packages: Sequence[str]
 ) -> FrozenSources | None:
     """The sources of a system as of a day, from the repositories here that are of its distribution
-    and release; None when its base suite is not mirrored. Raises `NotFound` saying why the day
-    cannot be had from those that are, and `PackagesMissing` when not all that it takes to install
-    these packages is here."""
+    and release; None when its base is not mirrored. Raises `NotFound` saying why the day cannot be
+    had from those that are, and `PackagesMissing` when not all that it takes to install these
+    packages is here."""
     site = services.mirror.site()
     ours = {
-        name: (repository, releases)
+        name: (repository, is_base)
         for name, repository in declared(services.database).items()
-        if (releases := list(_releases(services, site, name, system)))
+        if (is_base := _is_base_of(services, site, repository, system)) is not None
     }
-    if not any(_is_base(each) for _, releases in ours.values() for each in releases):
+    if not any(is_base for _, is_base in ours.values()):
         return None
     when = day.isoformat()
     base = services.settings.mirror_url
     texts: list[str] = []
     notes: list[str] = []
     states: list[SuiteState] = []
-    for name, (repository, releases) in ours.items():
+    for name, (repository, is_base) in ours.items():
         try:
             resolved = site.resolve(when, name)
         except NotFound:
             # What began to be mirrored later was not there then; what was removed, was.
-            if any(map(_is_base, releases)) or services.mirror.days.on(name, day):
+            if is_base or services.mirror.days.on(name, day):
                 raise
             notes.append(f"without {name}, which was not mirrored then")
             continue
@@ -99,8 +103,11 @@ def _check_closure(
 ) -> None:
     if not packages:
         return
-    with Universe(store, states, system.architecture) as universe:
-        found = universe.closure(packages)
+    is_rpm = any(state.is_rpm for state in states)
+    architecture = system.machine if is_rpm else system.architecture
+    with universe_of(store, states, architecture) as universe:
+        # dnf's groups are not looked into.
+        found = universe.closure([name for name in packages if not name.startswith("@")])
     absent = [
         f"{entry.package} {entry.version}"
         for entry in found.entries.values()
@@ -110,19 +117,24 @@ def _check_closure(
         raise PackagesMissing(where, [*found.missing, *absent])
 
 
+def _is_base_of(
+    services: Services, site: Site, repository: Repository, system: System
+) -> bool | None:
+    """Whether a repository has a whole distribution that is a system's, and not what is added to
+    one; None when it is not for that system."""
+    if isinstance(repository, RpmRepository):
+        # Nothing in it says what it is for.
+        fits = repository.system == f"{system.id}-{system.major}"
+        return not repository.supplementary if fits else None
+    releases = list(_releases(services, site, repository.name, system))
+    return any("-" not in each.suite for each in releases) if releases else None
+
+
 def _releases(services: Services, site: Site, name: str, system: System) -> Iterator[Release]:
     """Of a repository's newest suites, those that are for a system."""
     for day in services.mirror.days.newest(name):
-        state = site.state(day)
-        if state.is_rpm:
-            continue
-        found = release.read(services.mirror.store, state)
+        found = release.read(services.mirror.store, site.state(day))
         # "bookworm-security" and "bookworm/updates" are for "bookworm".
         codename = (found.codename or found.suite).replace("/", "-").partition("-")[0]
         if (found.origin.lower(), codename) == (system.id, system.codename):
             yield found
-
-
-def _is_base(found: Release) -> bool:
-    """Whether it is a whole distribution, and not what is added to one."""
-    return "-" not in found.suite

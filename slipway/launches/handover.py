@@ -21,9 +21,10 @@ from slipway.changes import note_change
 from slipway.errors import EngineUnavailable, SlipwayError
 from slipway.ids import new_id
 from slipway.launches.engine import FlowName, FlowStarter
-from slipway.launches.operations import OperationRequest, operation_key
+from slipway.launches.operations import OperationRequest
 from slipway.launches.requests import LaunchRequest
 from slipway.launches.services import Services
+from slipway.launches.work import operation_key
 from slipway.lifecycle import subject_of
 from slipway.records import AuditKind, HandOver, Launch, Step
 

@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from slipway import changes
-from slipway.launches.operations import operation_key
 from slipway.launches.services import Services
+from slipway.launches.work import operation_key
 from slipway.lifecycle import subject_of
 from slipway.records import (
     AuditEntry,

@@ -58,6 +58,8 @@ Suite = Annotated[str, StringConstraints(pattern=r"^(?:/|[A-Za-z0-9][A-Za-z0-9+.
 #: Of an rpm repository, from its address on.
 _NAME = "[A-Za-z0-9][A-Za-z0-9+._-]*"
 Directory = Annotated[str, StringConstraints(pattern=rf"^(?:/|{_NAME}(?:/{_NAME})*/?)$")]
+#: ID and the first number of VERSION_ID.
+System = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*-[0-9]+$")]
 Number = Annotated[int, Field(ge=0, le=10_000)]
 
 
@@ -85,7 +87,7 @@ class ClosureEntry(_Written):
     )
 
 
-#: What can be said of any repository.
+#: For all packages at once.
 Fetching = Literal["complete", "lazy"]
 
 
@@ -144,11 +146,25 @@ class RpmEntry(_Entry):
         description="'packages' where there is no repomd.xml.asc: then what says which packages "
         "there are is believed because it comes over https.",
     )
-
-    fetch: Fetching = Field(
+    architectures: tuple[Word, ...] = Field(
+        default=("x86_64",),
+        min_length=1,
+        description="Those that packages are wanted for where not all are fetched.",
+    )
+    system: System | None = Field(
+        default=None,
+        description="The distribution whose frozen launches take their packages from here: ID and "
+        "the first number of VERSION_ID in its os-release, as in rocky-9.",
+    )
+    supplementary: bool = Field(
+        default=False,
+        description="It only adds to that distribution: launches that are frozen to a day on which "
+        "it was not mirrored yet do without.",
+    )
+    fetch: Fetching | ClosureEntry = Field(
         default="complete",
-        description="Which packages are here before somebody asks for them: all (complete) or none "
-        "(lazy).",
+        description="Which packages are here before somebody asks for them: all (complete), none "
+        "(lazy), or what it takes to install some.",
     )
 
     @model_validator(mode="after")
@@ -273,7 +289,10 @@ def repository_of(row: Any) -> Repository:
             suites=tuple(f"{each.rstrip('/')}/" for each in entry.directories),
             keyring=row.keyring,
             signed_by=signed_by,
+            architectures=entry.architectures,
             signed_metadata=entry.signed == "metadata",
+            system=entry.system or "",
+            supplementary=entry.supplementary,
             keep=keep,
             fetch=_fetch(entry.fetch),
         )

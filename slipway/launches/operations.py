@@ -9,7 +9,7 @@ from slipway.launches import inputs
 from slipway.launches.inputs import Values
 from slipway.launches.scripts import operational_key
 from slipway.launches.services import Services
-from slipway.launches.work import Work, step_key
+from slipway.launches.work import Work
 from slipway.records import Launch, LaunchStatus
 from slipway.servertemplates import InputLayer, ResolvedInputs, resolve_inputs
 
@@ -33,11 +33,6 @@ class OperationRequest(BaseModel):
         max_length=48,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
     )
-
-
-def operation_key(script: str, key: str) -> str:
-    """The key of the step that a run of a script is."""
-    return step_key(f"operational:{script}:{key}")
 
 
 def check(services: Services, launch: Launch, request: OperationRequest) -> str:

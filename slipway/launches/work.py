@@ -244,6 +244,11 @@ def step_key(text: str) -> str:
     return f"{text[: STEP_KEY_LENGTH - 13]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+def operation_key(script: str, key: str) -> str:
+    """The key of the step that a run of an operational script is."""
+    return step_key(f"operational:{script}:{key}")
+
+
 def saved_result(work: Work, key: str) -> dict[str, Any]:
     """What a step has recorded so far, whether it has ended or not; empty when it has not begun."""
     with work.services.database.reading() as connection:

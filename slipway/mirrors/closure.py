@@ -1,27 +1,19 @@
 """What has to be here so that packages can be installed: they, all they depend on, and so on.
 
 More is taken than one machine needs, so that what it has already makes no difference: every version
-that will do, and everything that stands in for a name which no package has. Of alternatives the
-first that can be had is taken, as apt does. What is recommended is taken where it is there, because
-apt installs it unless it is told not to.
+that will do, and everything that stands in for a name. What is recommended is taken where it is
+there, because apt and dnf install it unless they are told not to.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Generic, Protocol, Self, TypeVar
 
-from slipway.mirrors.debian_versions import HOLDS, order
-from slipway.mirrors.manifest import SuiteState
-from slipway.mirrors.relations import Needs, Relations
-from slipway.mirrors.stanzas import Entry, kind_of
-from slipway.mirrors.store import Store
-
-#: ``libc6:any (>= 2.36)``
-_RELATION = re.compile(r"\s*([^\s:(\[<]+)(?::(\S+))?\s*(?:\(\s*([<>=]+)\s*([^)\s]+)\s*\))?")
+from slipway.mirrors.stanzas import Entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +26,27 @@ class Closure:
     missing: tuple[str, ...]
 
 
-class _Wanted(NamedTuple):
-    """One alternative."""
+class Package(Protocol):
+    """A package of an index."""
 
-    name: str
-    qualifier: str
-    operator: str
-    version: str
-
-    def holds(self, version: str) -> bool:
-        """Whether a version will do; one that nobody has told only where none is asked for."""
-        if not self.operator:
-            return True
-        return bool(version) and HOLDS[self.operator](order(version), order(self.version))
+    @property
+    def entry(self) -> Entry:
+        """Its file."""
 
 
-class Universe:
+#: Something that is needed, in the words of one kind of repository.
+_N = TypeVar("_N")
+_P = TypeVar("_P", bound=Package)
+
+
+class Universe(ABC, Generic[_N, _P]):
     """All packages for an architecture that some suites have; use it in a ``with`` statement."""
 
-    def __init__(self, store: Store, states: Iterable[SuiteState], architecture: str) -> None:
+    def __init__(self, architecture: str) -> None:
         self._architecture = architecture
         self._stack = ExitStack()
-        self._indexes: list[Relations] = []
-        for state in states:
-            for path, ref in state.listings.items():
-                if kind_of(path) == "Packages" and "/debian-installer/" not in path:
-                    self._indexes.append(found := Relations.of(store, ref.index, path))
-                    self._stack.callback(found.close)
 
-    def __enter__(self) -> Universe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,66 +54,64 @@ class Universe:
 
     def has(self, name: str) -> bool:
         """Whether there is a package of this name, or something that stands in for it."""
-        return any(map(self._candidates, _alternatives(name)))
+        return bool(self._candidates(self._named(name)))
 
     def closure(self, names: Sequence[str]) -> Closure:
         """Of packages by name."""
-        found: dict[str, Needs] = {}
-        fresh: list[Needs] = []
-        missing: list[tuple[str, Needs | None]] = []
+        found: dict[str, _P] = {}
+        fresh: list[_P] = []
+        missing: list[tuple[_N, _P | None]] = []
 
-        def take(group: str, needed_by: Needs | None, *, required: bool) -> None:
-            candidates = next(filter(None, map(self._candidates, _alternatives(group))), [])
+        def take(need: _N, needed_by: _P | None, *, required: bool) -> None:
+            candidates = self._candidates(need)
             if not candidates and required:
-                missing.append((" ".join(group.split()), needed_by))
+                missing.append((need, needed_by))
             for each in candidates:
                 if each.entry.path not in found:
                     found[each.entry.path] = each
                     fresh.append(each)
 
         for name in names:
-            take(name, None, required=True)
+            take(self._named(name), None, required=True)
         while fresh:
             each = fresh.pop()
-            for group in filter(str.strip, each.depends.split(",")):
-                take(group, each, required=True)
-            for group in filter(str.strip, each.recommends.split(",")):
-                take(group, each, required=False)
+            for need, required in self._needs(each):
+                take(need, each, required=required)
         return Closure(
-            entries={path: needs.entry for path, needs in found.items()},
+            entries={path: each.entry for path, each in found.items()},
             missing=tuple(self._in_words(missing)),
         )
 
-    def _candidates(self, wanted: _Wanted) -> list[Needs]:
+    @abstractmethod
+    def _named(self, name: str) -> _N:
+        """The need for a package by its name."""
+
+    @abstractmethod
+    def _needs(self, package: _P) -> Iterator[tuple[_N, bool]]:
+        """What a package needs, and whether it does not work without."""
+
+    @abstractmethod
+    def _candidates(self, need: _N) -> list[_P]:
         """All packages that will do."""
-        if wanted.qualifier not in ("", "any", "native", self._architecture):
-            return []
-        found = [each for each in self._packages(wanted.name) if wanted.holds(each.entry.version)]
-        if found:
-            return found
-        return [
-            each
-            for index in self._indexes
-            for stand_in in index.providers(wanted.name)
-            if wanted.holds(stand_in.version)
-            for each in self._packages(stand_in.provider)
-            if each.entry.version == stand_in.provider_version
-        ]
 
-    def _packages(self, name: str) -> list[Needs]:
-        return [
-            each
-            for index in self._indexes
-            for each in index.packages(name)
-            if each.entry.architecture in (self._architecture, "all")
-        ]
+    @abstractmethod
+    def _words(self, need: _N) -> str:
+        """A need for people."""
 
-    def _in_words(self, missing: Iterable[tuple[str, Needs | None]]) -> Iterator[str]:
+    @abstractmethod
+    def _versions(self, package: str) -> list[_P]:
+        """All versions of a package by its name."""
+
+    #: A key that versions can be sorted by.
+    _order: Callable[[str], Any]
+
+    def _in_words(self, missing: Iterable[tuple[_N, _P | None]]) -> Iterator[str]:
         seen: set[str] = set()
-        for what, needed_by in missing:
+        for need, needed_by in missing:
             if needed_by is not None and self._is_outdone(needed_by.entry):
                 # Nobody installs it: a suite of updates has removed what the old version needs.
                 continue
+            what = self._words(need)
             if what not in seen:
                 seen.add(what)
                 yield (
@@ -137,12 +119,6 @@ class Universe:
                 )
 
     def _is_outdone(self, entry: Entry) -> bool:
+        order = type(self)._order
         mine = order(entry.version)
-        return any(order(each.entry.version) > mine for each in self._packages(entry.package))
-
-
-def _alternatives(group: str) -> Iterator[_Wanted]:
-    for text in group.split("|"):
-        found = _RELATION.match(text)
-        if found:
-            yield _Wanted(*(part or "" for part in found.groups()))
+        return any(order(each.entry.version) > mine for each in self._versions(entry.package))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from slipway.errors import UpstreamInconsistent
-from slipway.mirrors.closure import Closure, Universe
+from slipway.mirrors.apt_closure import AptUniverse
+from slipway.mirrors.closure import Closure
 from slipway.mirrors.manifest import Coverage, SuiteState
-from slipway.mirrors.repository import AptRepository, Repository
+from slipway.mirrors.repository import Repository
+from slipway.mirrors.rpm_closure import RpmUniverse
 from slipway.mirrors.store import Store
 from slipway.mirrors.taking import REBASES, Taken, Taking
 
@@ -46,13 +48,21 @@ def fill(
     raise AssertionError("the last turn returns or raises")
 
 
+def universe_of(
+    store: Store, states: Sequence[SuiteState], architecture: str
+) -> AptUniverse | RpmUniverse:
+    """All packages of these states, which are of one kind."""
+    if any(state.is_rpm for state in states):
+        return RpmUniverse(store, states, architecture)
+    return AptUniverse(store, states, architecture)
+
+
 def needed(store: Store, states: Sequence[SuiteState], repository: Repository) -> Closure:
     """What has to be here, for each architecture."""
-    architectures = repository.architectures if isinstance(repository, AptRepository) else ()
     fetch = repository.fetch
     found = Closure(entries={}, missing=())
-    for architecture in architectures:
-        with Universe(store, states, architecture) as universe:
+    for architecture in repository.architectures:
+        with universe_of(store, states, architecture) as universe:
             theirs = filter(universe.has, fetch.named_by_templates)
             each = universe.closure([*fetch.names, *theirs])
         found = Closure(

@@ -16,7 +16,9 @@ from slipway.mirrors.table import Table, key_of
 def write(entries: Iterable[Entry], where: str) -> bytes:
     """The listing of these entries. Raises `ReleaseRefused` when they name one path twice, with
     different bytes."""
-    lines = sorted({_line(entry) for entry in entries})
+    lines = sorted(map(_line, entries))
+    # A set of them would be the largest thing that a sync has in memory.
+    lines = [line for line, before in zip(lines, [b"", *lines], strict=False) if line != before]
     _check_paths(lines, where)
     return table.write(lines)
 

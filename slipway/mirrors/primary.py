@@ -7,7 +7,8 @@ by, nothing is called for its elements' beginnings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 from xml.parsers import expat
 
 from slipway.errors import ReleaseRefused
@@ -18,6 +19,7 @@ from slipway.mirrors.stanzas import Entry
 DIRECTORY = "repodata"
 
 _COMMON = "http://linux.duke.edu/metadata/common"
+_RPM = "http://linux.duke.edu/metadata/rpm"
 _BASE = "http://www.w3.org/XML/1998/namespace base"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -31,6 +33,36 @@ def packages(chunks: Iterable[bytes], where: str) -> Iterator[Entry]:
     if not data:
         raise ReleaseRefused(f"{where}: it is empty")
     yield from reader.end()
+
+
+class Relation(NamedTuple):
+    """Something by name that a package needs or has, see rpm-dependency-generators(7)."""
+
+    name: str
+    #: ``EQ``, ``GE``, ``LT`` …; empty for any version.
+    flags: str
+    #: ``2:1.0-3.el9``
+    version: str
+
+
+class Described(NamedTuple):
+    """A package with its relations."""
+
+    entry: Entry
+    requires: tuple[Relation, ...]
+    recommends: tuple[Relation, ...]
+    #: With the files that the index names of it.
+    provides: tuple[Relation, ...]
+
+
+def described(chunks: Iterable[bytes], where: str) -> Iterator[Described]:
+    """The packages of a ``primary.xml`` with their relations. Raises `ReleaseRefused`."""
+    reader = _DescribingReader(where)
+    for data in chunks:
+        reader.feed(data)
+        yield from reader.taken()
+    reader.end()
+    yield from reader.taken()
 
 
 class _Reader:
@@ -84,7 +116,10 @@ class _Reader:
                 self._words["path"] = attributes.get("href", "")
                 self._words["base"] = attributes.get(_BASE, "")
             case "format":
-                self._parser.StartElementHandler = None
+                self._parser.StartElementHandler = self._within_format
+
+    #: What is called for elements that say more of a package.
+    _within_format: Callable[[str, dict[str, str]], None] | None = None
 
     def _listen(self) -> None:
         self._text = []
@@ -128,6 +163,53 @@ class _Reader:
             version=words.get("version", ""),
             architecture=words.get("arch", ""),
         )
+
+
+class _DescribingReader(_Reader):
+    """Looks into what packages provide and require as well."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self._described: list[Described] = []
+        self._relations: dict[str, list[Relation]] = {}
+        #: Those that go by; a list that nobody looks at for kinds of no interest.
+        self._current: list[Relation] = []
+        self._within_format = self._start_within
+
+    def taken(self) -> list[Described]:
+        """The packages that have gone by since it was last asked."""
+        found, self._described = self._described, []
+        return found
+
+    def _start_within(self, name: str, attributes: dict[str, str]) -> None:
+        space, _, kind = name.rpartition(" ")
+        if space == _RPM and kind == "entry":
+            version = evr_of(attributes) if "ver" in attributes else ""
+            flags = attributes.get("flags", "")
+            self._current.append(Relation(attributes.get("name", ""), flags, version))
+        elif space == _RPM and kind in ("requires", "recommends", "provides"):
+            self._current = self._relations.setdefault(kind, [])
+        elif space == _RPM:
+            self._current = []
+        elif kind == "file":
+            self._listen()
+
+    def _end(self, name: str) -> None:
+        if name == f"{_COMMON} file":
+            path = "".join(self._text).strip()
+            self._relations.setdefault("provides", []).append(Relation(path, "", ""))
+            self._parser.CharacterDataHandler = None
+        super()._end(name)
+        if name == f"{_COMMON} package":
+            relations, self._relations = self._relations, {}
+            self._described.append(
+                Described(
+                    entry=self._found[-1],
+                    requires=tuple(relations.get("requires", ())),
+                    recommends=tuple(relations.get("recommends", ())),
+                    provides=tuple(relations.get("provides", ())),
+                )
+            )
 
 
 def evr_of(attributes: dict[str, str]) -> str:

@@ -43,6 +43,8 @@ class Repository:
     keyring: bytes
     #: The file on a client that has them, for its sources.
     signed_by: str
+    #: Those that its packages are wanted for, as its kind calls them.
+    architectures: tuple[str, ...]
     keep: Keep = Keep()
     fetch: Fetch = Fetch()
 
@@ -69,5 +71,11 @@ class RpmRepository(Repository):
     """Repositories for dnf below one address. Its suites are the directories that have a
     ``repodata``, each with a slash at its end; ``/`` is the address itself."""
 
+    architectures: tuple[str, ...] = ("x86_64",)
     #: Whether what says which packages there are is signed; else packages alone are.
     signed_metadata: bool = True
+    #: The distribution it is for: ID and the first number of VERSION_ID of its ``os-release``,
+    #: ``rocky-9``; empty when launches do not take their packages from it.
+    system: str = ""
+    #: Whether it only adds to that distribution.
+    supplementary: bool = False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -21,12 +24,15 @@ from slipway.mirrors.listing import Listing
 from slipway.mirrors.sync import Mirror
 from slipway.testing.deb_archive import DebArchive
 from slipway.testing.fake_clock import FakeClock
+from slipway.testing.rpm_archive import RpmArchive
 from slipway.testing.web import Web
 from tests.launches.world import World
 from tests.mirrors.apt import APT, Apt
 from tests.pages.serving import serving
 
-BOOKWORM = System(id="debian", codename="bookworm", architecture="amd64")
+BOOKWORM = System(
+    id="debian", codename="bookworm", major="12", architecture="amd64", machine="x86_64"
+)
 
 
 @dataclass
@@ -208,14 +214,118 @@ def test_days_that_something_is_frozen_to_are_kept(mirrored: Mirrored) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('ID=debian\nVERSION_CODENAME="bookworm"\nMACHINE=x86_64\n', BOOKWORM),
+        (
+            'ID=debian\nVERSION_CODENAME="bookworm"\nVERSION_ID="12"\nMACHINE=x86_64\n',
+            BOOKWORM,
+        ),
+        (
+            'ID="rocky"\nVERSION_ID="9.4"\nMACHINE=aarch64\n',
+            System(id="rocky", codename="", major="9", architecture="arm64", machine="aarch64"),
+        ),
         (
             "# a\nID='ubuntu'\nBROKEN='\nVERSION_CODENAME=noble\nMACHINE=riscv64",
-            System(id="ubuntu", codename="noble", architecture="riscv64"),
+            System(
+                id="ubuntu",
+                codename="noble",
+                major="",
+                architecture="riscv64",
+                machine="riscv64",
+            ),
         ),
-        ("NAME=x\n", System(id="linux", codename="", architecture="")),
+        ("NAME=x\n", System(id="linux", codename="", major="", architecture="", machine="")),
     ],
 )
 def test_os_release(text: str, found: System) -> None:
     """As os-release(5) has it: quoted or not, with its default."""
     assert read_system(text) == found
+
+
+# --- dnf ------------------------------------------------------------------------------------------
+
+ROCKY = System(id="rocky", codename="", major="9", architecture="arm64", machine="x86_64")
+
+
+def _declare_rpm(world: World, tmp_path: Path, url: str, keyring: Path) -> None:
+    file = tmp_path / "mirrors.yaml"
+    file.write_text(
+        "schema: slipway-mirrors/1\nmirrors:\n"
+        + "".join(
+            f"  {name}: {{kind: rpm, urls: ['{url}'], directories: [{directory}], "
+            f"keyring: '{keyring}', system: rocky-9, supplementary: {extra}}}\n"
+            for name, directory, extra in (
+                ("rocky-9", "BaseOS/x86_64/os", "false"),
+                ("extra", "extra", "true"),
+            )
+        )
+    )
+    services = world.services
+    declare(services.database, services.clock, read_mirrors(file), actor="tests")
+
+
+def test_a_system_with_dnf_is_frozen(world: World, tmp_path: Path) -> None:
+    """To the repositories that are declared for it, with what it takes to install its packages; by
+    a file that stays and a day that is written beside it."""
+    start = datetime.now(UTC).replace(microsecond=0) - timedelta(days=30)
+    archive = RpmArchive(tmp_path / "rpms", start=start, suites=("BaseOS/x86_64/os/", "extra/"))
+    clock = FakeClock(start)
+    with Web(archive.root) as web:
+        _declare_rpm(world, tmp_path, web.url, archive.keyring)
+        _reached_at(world, "http://mirror.example.org")
+        services = world.services
+        mirror = Mirror(services.mirror.store, services.database, clock)
+        day = clock.now().date()
+        assert not mirror.sync(to_take(services, "rocky-9"), actor="tests").failures
+        clock.advance(24 * 3600)
+        assert not mirror.sync(to_take(services, "extra"), actor="tests").failures
+    name = max(archive.packages)
+    with pytest.raises(NotFound, match="rocky-9 has no state of"):
+        frozen_sources(services, ROCKY, day - timedelta(days=1), [])
+    with pytest.raises(PackagesMissing, match="to be installed is there: nosuch"):
+        frozen_sources(services, ROCKY, day, [name, "nosuch", "@core"])
+    assert frozen_sources(services, replace(ROCKY, major="8"), day, []) is None
+    found = frozen_sources(services, ROCKY, day, [name, "@core"])
+    assert found is not None
+    assert found.notes[0] == "without extra, which was not mirrored then"
+    assert found.notes[1].startswith("rocky-9 as of ")
+    root = _frozen_by_script(tmp_path, found.text, day)
+    assert (root / "etc/dnf/vars/slipday").read_text() == f"{day}\n"
+    repository = (root / "etc/yum.repos.d/slipway.repo").read_text()
+    where = "http://mirror.example.org/snapshots/$slipday/rocky-9/BaseOS/x86_64/os"
+    assert f"baseurl={where}\n" in repository
+    assert [each.name for each in (root / "etc/yum.repos.d").glob("rocky*")] == [
+        "rocky.repo.before-slipway"
+    ]
+
+
+def test_a_system_with_dnf_and_no_mirror_is_not_frozen(tmp_path: Path) -> None:
+    """There is no archive by date to fall back to; what to do is said."""
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        _frozen_by_script(tmp_path, "", date(2026, 11, 1))
+    assert "declare its repositories with 'system: rocky-9'" in failed.value.stderr
+
+
+def _frozen_by_script(tmp_path: Path, sources: str, day: date) -> Path:
+    """What the script makes of a machine with dnf; answers its root."""
+    root = tmp_path / "machine"
+    (root / "etc/yum.repos.d").mkdir(parents=True)
+    (root / "etc/os-release").write_text('ID="rocky"\nVERSION_ID="9.4"\n')
+    (root / "etc/yum.repos.d/rocky.repo").write_text("[base]\n")
+    (root / "bin").mkdir()
+    (root / "bin/dnf").write_text("#!/bin/sh\n")
+    (root / "bin/dnf").chmod(0o755)
+    script = resources.files("slipway.launches").joinpath("freeze.sh").read_bytes()
+    subprocess.run(
+        ["sh", "-s"],
+        input=script.decode(),
+        text=True,
+        check=True,
+        capture_output=True,
+        env={
+            "PATH": f"{root}/bin:{os.environ['PATH']}",
+            "SLIPWAY_ROOT": str(root),
+            "FREEZE_DATE": day.isoformat(),
+            "MIRROR_URL": "http://mirror.example.org",
+            "MIRROR_SOURCES": sources,
+        },
+    )
+    return root

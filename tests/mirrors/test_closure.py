@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.mirrors.closure import Closure, Universe
+from slipway.mirrors.apt_closure import AptUniverse
+from slipway.mirrors.closure import Closure
 from slipway.mirrors.debian_versions import order
 from slipway.mirrors.manifest import ListingRef, SuiteState
 from slipway.mirrors.store import Store
@@ -39,7 +40,7 @@ def _suite(store: Store, packages: Mapping[str, str], architecture: str = "amd64
 
 
 def _of(store: Store, names: str, *suites: SuiteState) -> tuple[list[str], list[str]]:
-    with Universe(store, suites, "amd64") as universe:
+    with AptUniverse(store, suites, "amd64") as universe:
         found: Closure = universe.closure(names.split())
     shown = [f"{entry.package} {entry.version}" for entry in found.entries.values()]
     return sorted(shown), list(found.missing)

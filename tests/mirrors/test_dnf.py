@@ -15,6 +15,8 @@ from pysequoia import Tsk
 from slipway.database import Database
 from slipway.mirrors.asgi import PREFIX, MirrorSite
 from slipway.mirrors.days import Day
+from slipway.mirrors.manifest import Coverage
+from slipway.mirrors.repository import Fetch
 from slipway.mirrors.sources import DAY_VARIABLE, dnf_sources
 from slipway.mirrors.store import Store
 from slipway.testing.fake_clock import FakeClock
@@ -123,6 +125,27 @@ def test_dnf_installs_from_three_days(world: World, tmp_path: Path) -> None:
             found = dnf.installed()
             assert found == {each: packages[each].version for each in found}
             assert len(found) > 2
+
+
+@pytest.mark.slow
+def test_dnf_installs_from_a_closure(world: World, tmp_path: Path) -> None:
+    """What it takes to install a package is here; when the upstream is gone, dnf has all of it,
+    and nothing else is to be had."""
+    name = max(world.archive.packages)
+    world.fetch = Fetch(coverage=Coverage.CLOSURE, names=(name,))
+    day, packages = world.synced(), dict(world.archive.packages)
+    shutil.rmtree(world.archive.root)
+    with serving(MirrorSite(world.mirror().site())) as url:  # type: ignore[arg-type]
+        dnf = Dnf(tmp_path / "dnf", dnf_sources(world.repository, url=f"{url}{PREFIX}/$slipday"))
+        dnf.freeze(str(day.taken_at.date()))
+        dnf.run("install", name)
+        found = dnf.installed()
+        assert found == {each: packages[each].version for each in found}
+        assert 2 < len(found) < len(packages)
+        other = next(each for each in sorted(packages) if each not in found)
+        assert dnf.run("install", other, check=False).returncode != 0
+    here = {each.name for each in packages.values() if world.store.size(each.sha256) is not None}
+    assert here == set(found)
 
 
 def _tamper(blob: Path) -> None:
