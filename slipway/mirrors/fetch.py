@@ -32,6 +32,9 @@ _CONNECT_S = 10.0
 STALL_S = 30.0
 _SLOWEST_BYTES_PER_S = 2000
 _CHUNK = 1 << 20
+#: Files that come together with many and are not larger are received in memory, and all over again
+#: when that is cut short.
+SMALL_BYTES = 256 << 10
 #: No signed release is as large.
 _LARGEST_DOCUMENT = 32 << 20
 #: One try each: what is worth another is decided here, where it is known how much has arrived.
@@ -110,8 +113,16 @@ class Upstream:
         as they arrive. One that comes ``together`` with many may only be there when the store is
         settled. Raises `UpstreamInconsistent` when what is there is another file,
         `UpstreamUnavailable`, `DiskFull`."""
+        at_once = together and size <= SMALL_BYTES
 
         def receive(url: str) -> bool:
+            nonlocal at_once
+            if at_once:
+                # The first time; from an upstream that breaks off, whatever arrives is kept.
+                at_once = False
+                _keep(store, sha256, self._whole(url, path, size))
+                note(size)
+                return True
             with store.receiving(sha256, size) as incoming:
                 if not incoming.complete:
                     self._receive(url, path, incoming, size, note)
@@ -146,12 +157,18 @@ class Upstream:
         started = self._clock.monotonic()
         with self._response(url, path, {}) as response:
             self._check_status(response)
-            data = bytearray()
-            for piece in self._pieces(response, started):
-                data += piece
-                if len(data) > _LARGEST_DOCUMENT:
-                    raise _Failed(f"more than {_LARGEST_DOCUMENT} bytes", wrong=True)
-            return bytes(data)
+            return b"".join(self._pieces(response, started, most=_LARGEST_DOCUMENT))
+
+    def _whole(self, url: str, path: str, size: int) -> bytes:
+        """A small body."""
+        started = self._clock.monotonic()
+        with self._response(url, path, {}) as response:
+            self._check_status(response)
+            _check_length(response, size)
+            data = b"".join(self._pieces(response, started, most=size))
+        if len(data) < size:
+            raise _Failed(f"the body ended after {len(data)} of {size} bytes")
+        return data
 
     def _receive(
         self, url: str, path: str, incoming: Incoming, size: int, note: Callable[[int], None]
@@ -161,9 +178,7 @@ class Upstream:
             started = self._clock.monotonic()
             with self._response(url, path, headers) as response:
                 self._take_up(response, incoming, size)
-                for data in self._pieces(response, started):
-                    if incoming.have + len(data) > size:
-                        raise _Failed(f"more than {size} bytes", wrong=True)
+                for data in self._pieces(response, started, most=size - incoming.have):
                     incoming.write(data)
                     note(len(data))
             if incoming.have < size:
@@ -180,15 +195,17 @@ class Upstream:
         elif _range_start(response.headers.get("Content-Range", "")) != incoming.have:
             incoming.restart()
             raise _Failed("the upstream went on somewhere else than it was asked to")
-        length = response.headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) != size - incoming.have:
-            raise _Failed(f"{length} bytes instead of {size - incoming.have}", wrong=True)
+        _check_length(response, size - incoming.have)
 
-    def _pieces(self, response: urllib3.BaseHTTPResponse, started: float) -> Iterator[bytes]:
+    def _pieces(
+        self, response: urllib3.BaseHTTPResponse, started: float, *, most: int
+    ) -> Iterator[bytes]:
         """The body as it arrives: what is here already is not lost with the rest."""
         received = 0
         try:
             while data := response.read1(_CHUNK):
+                if received + len(data) > most:
+                    raise _Failed(f"more than {most} bytes", wrong=True)
                 yield data
                 received += len(data)
                 passed = self._clock.monotonic() - started
@@ -239,6 +256,20 @@ class Upstream:
         except ValueError:
             return 0.0
         return (moment.replace(tzinfo=moment.tzinfo or UTC) - self._clock.now()).total_seconds()
+
+
+def _check_length(response: urllib3.BaseHTTPResponse, size: int) -> None:
+    """What is announced is what is wanted."""
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) != size:
+        raise _Failed(f"{length} bytes instead of {size}", wrong=True)
+
+
+def _keep(store: Store, sha256: str, data: bytes) -> None:
+    try:
+        store.add(sha256, data)
+    except BlobBroken as error:
+        raise _Failed(str(error), wrong=True) from error
 
 
 def _finish(incoming: Incoming, *, together: bool) -> None:

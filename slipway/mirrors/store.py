@@ -4,12 +4,15 @@
 cas/sha256/ab/<hex>      a blob, mode 0444
 by/sha512/ab/<hex>       a link to it, for clients that ask by another hash
 incoming/<hex>           what is being received; stays when that is cut short, to be gone on with
+incoming/<process>/<hex> small ones that were received whole and have no name yet
 quarantine/<hex>         the last body that was not what it should have been
 derived/<kind>/ab/<hex>  what was made from a blob, to be made again when it is missing
 ```
 
 A blob appears under its name complete, checked and on disk, or not at all. Of many small ones that
 are received in a row, a few hundred are brought to disk with one call and get their names together.
+Each process has a directory for them that it holds locked: what is in one that nobody holds is of a
+process that was killed, and is taken up by the next.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ import errno
 import fcntl
 import functools
 import hashlib
+import itertools
 import os
+import stat
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -48,6 +54,12 @@ class Store:
         self._unsettled: set[Path] = set()
         #: What has been received whole and waits for its name, with its size.
         self._received: dict[str, int] = {}
+        #: Where small blobs are that do, in a directory of this process, with hash and size.
+        self._small: dict[Path, tuple[str, int]] = {}
+        self._own: Path | None = None
+        self._numbers = itertools.count()
+        #: Bytes of both.
+        self._waiting_bytes = 0
         self._lock = threading.Lock()
 
     @property
@@ -85,6 +97,64 @@ class Store:
                 incoming.write(data)
                 incoming.finish()
         return sha256
+
+    def add(self, sha256: str, data: bytes) -> None:
+        """Keep a small blob of which the bytes are here; it gets its name together with others, at
+        the latest when the store is settled. Raises `BlobBroken` when it is not what it should be,
+        and `DiskFull`."""
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            self._mkdir(self._quarantine)
+            (self._quarantine / sha256).write_bytes(data)
+            raise BlobBroken(f"received {len(data)} bytes with SHA-256 {found} instead of {sha256}")
+        # Never one that is there: by now it may be a blob.
+        path = self._own_directory() / f"{sha256}-{os.getpid()}-{next(self._numbers)}"
+        try:
+            _write_small(path, data)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            if error.errno not in _FULL:
+                raise
+            raise self.full(len(data)) from error
+        with self._lock:
+            self._small[path] = (sha256, len(data))
+            self._waiting_bytes += len(data)
+        if self._enough():
+            self._give_names()
+
+    def take_up(self) -> None:
+        """Keep what processes that were killed had received and not named."""
+        for directory in self._incoming.glob("*/"):
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for path in directory.iterdir():
+                        data = path.read_bytes()
+                        # It may have been cut off, or be lost from a disk that had no power.
+                        sha256 = path.name.partition("-")[0]
+                        if hashlib.sha256(data).hexdigest() == sha256:
+                            self.add(sha256, data)
+                        path.unlink()
+                    directory.rmdir()
+                except BlockingIOError:
+                    # Somebody is at work there.
+                    continue
+                finally:
+                    os.close(descriptor)
+        self._give_names()
+
+    def _own_directory(self) -> Path:
+        """Where this process has small blobs that have no name yet."""
+        with self._lock:
+            if self._own is None:
+                self._incoming.mkdir(parents=True, exist_ok=True)
+                own = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._incoming))
+                held = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(held, fcntl.LOCK_EX)
+                weakref.finalize(self, _give_back, held, own)
+                self._own = own
+            return self._own
 
     @contextlib.contextmanager
     def receiving(self, sha256: str, size: int) -> Iterator[Incoming]:
@@ -168,7 +238,8 @@ class Store:
 
     def leftovers(self) -> Iterator[Path]:
         """What is not received yet, and what was set aside."""
-        yield from self._incoming.glob("*")
+        yield from filter(Path.is_file, self._incoming.glob("*"))
+        yield from self._incoming.glob("*/*")
         yield from self._quarantine.glob("*")
 
     def forget_aliases(self) -> None:
@@ -203,16 +274,20 @@ class Store:
         """Give what was received its name when enough others wait, too. For `Incoming`."""
         with self._lock:
             self._received[sha256] = size
+            self._waiting_bytes += size
 
     def _enough(self) -> bool:
-        with self._lock:
-            size = sum(self._received.values())
-            return len(self._received) >= _TOGETHER or size >= _TOGETHER_BYTES
+        count = len(self._received) + len(self._small)
+        return count >= _TOGETHER or self._waiting_bytes >= _TOGETHER_BYTES
 
     def _give_names(self) -> None:
         with self._lock:
             received, self._received = self._received, {}
-        paths = [self._incoming / sha256 for sha256 in received]
+            small, self._small = self._small, {}
+            self._waiting_bytes = 0
+        paths = [*(self._incoming / sha256 for sha256 in received), *small]
+        if not paths:
+            return
         try:
             _to_disk(self.root, paths)
         except OSError as error:
@@ -221,9 +296,18 @@ class Store:
                 path.unlink(missing_ok=True)
             if error.errno not in _FULL:
                 raise
-            raise self.full(sum(received.values())) from error
+            size = sum(received.values()) + sum(size for _, size in small.values())
+            raise self.full(size) from error
         for sha256, size in received.items():
             self._give_name(sha256, size)
+        for path, (sha256, _) in small.items():
+            final = self.path(sha256)
+            try:
+                path.replace(final)
+            except FileNotFoundError:
+                self._mkdir(final.parent)
+                path.replace(final)
+            self._note(final.parent)
 
     def _give_name(self, sha256: str, size: int) -> None:
         path = self._incoming / sha256
@@ -334,6 +418,35 @@ class Incoming:
             raise error
         self.restart()
         raise self._store.full(self._size) from error
+
+
+def _write_small(path: Path, data: bytes) -> None:
+    """With as few calls of the system as can be: among threads, each costs more than the write."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    try:
+        written = os.write(descriptor, data)
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+        if _has_odd_umask():
+            os.fchmod(descriptor, 0o444)
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def _has_odd_umask() -> bool:
+    """Whether files made to be read by all would not be."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "x")
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o444))
+        return stat.S_IMODE(path.stat().st_mode) != 0o444
+
+
+def _give_back(held: int, own: Path) -> None:
+    """Let a directory of small blobs go; what is left in it stays for the next to take up."""
+    with contextlib.suppress(OSError):
+        own.rmdir()
+    os.close(held)
 
 
 @contextlib.contextmanager

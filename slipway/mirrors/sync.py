@@ -199,6 +199,7 @@ class Mirror:
         missing: tuple[str, ...] = ()
         before = self._states(repository.name)
         files, size = progress.files, progress.bytes
+        self.store.take_up()
         try:
             with ThreadPoolExecutor(self._connections, "mirror") as pool:
                 for suite in repository.suites:

@@ -9,6 +9,7 @@ what is signed on.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ _REBASE_PAUSE_S = 10.0
 _CLOCK_SLACK = timedelta(minutes=10)
 _LOOK_UP_S = 5.0
 _NO_MORE = object()
+#: How many files a connection takes on at a time, and until how many bytes.
+_SOME, _SOME_BYTES = 16, 256 << 10
 
 _T = TypeVar("_T")
 
@@ -131,8 +134,8 @@ class Taking(ABC):
 
     def fill(self, entries: Iterable[Entry]) -> None:
         """Have these packages here as well. Raises as `take` does."""
-        missing = list(filter(self._is_missing, entries))
-        self._fetch_entries(lambda: missing)
+        wanted = list(entries)
+        self._fetch_entries(lambda: wanted)
 
     @abstractmethod
     def _take(self) -> Taken:
@@ -188,7 +191,7 @@ class Taking(ABC):
                 raise UpstreamInconsistent(f"{path} is listed and not there")
 
         self._reserve(sum(file.size for file in fresh.values()), len(fresh))
-        self._side_by_side(fetch, fresh.items())
+        self._side_by_side(fetch, fresh.items(), lambda item: item[1].size)
 
     def _listing(self, path: str, index: str) -> ListingRef:
         """The listing of an index, given its path and SHA-256: that of before when the index is the
@@ -230,21 +233,27 @@ class Taking(ABC):
 
     def _fetch_pool(self, listings: Mapping[str, ListingRef]) -> None:
         if self._complete:
-            self._fetch_entries(lambda: self._missing(listings))
+            self._fetch_entries(lambda: self._listed(listings))
 
-    def _fetch_entries(self, missing: Callable[[], Iterable[Entry]]) -> None:
-        """Twice over the same entries rather than once with all of them in memory."""
+    def _fetch_entries(self, wanted: Callable[[], Iterable[Entry]]) -> None:
+        """Fetch those that are not here. Twice over the same entries rather than once with all of
+        them in memory."""
+        missing = bytearray()
         files = size = 0
-        for entry in missing():
-            files, size = files + 1, size + entry.size
+        for entry in wanted():
+            missing.append(self._store.size(entry.sha256) != entry.size)
+            if missing[-1]:
+                files, size = files + 1, size + entry.size
         self._reserve(size, files)
         try:
-            self._side_by_side(self._fetch_entry, missing())
+            self._side_by_side(
+                self._fetch_entry, itertools.compress(wanted(), missing), lambda entry: entry.size
+            )
         finally:
             self._store.settle()
 
-    def _missing(self, listings: Mapping[str, ListingRef]) -> Iterator[Entry]:
-        """What is not here. What was complete before is only looked at where it is different."""
+    def _listed(self, listings: Mapping[str, ListingRef]) -> Iterator[Entry]:
+        """What is listed; of what was complete before only where it is different."""
         complete = self._before is not None and self._before.state.coverage is Coverage.COMPLETE
         before = self._before.state.listings if self._before is not None and complete else {}
         for path, ref in listings.items():
@@ -253,13 +262,10 @@ class Taking(ABC):
                 continue
             with Listing(self._store.path(ref.sha256)) as now:
                 if known is None:
-                    yield from filter(self._is_missing, now)
+                    yield from now
                 else:
                     with Listing(self._store.path(known.sha256)) as then:
-                        yield from filter(self._is_missing, now.changes(then))
-
-    def _is_missing(self, entry: Entry) -> bool:
-        return self._store.size(entry.sha256) != entry.size
+                        yield from now.changes(then)
 
     def _fetch_entry(self, entry: Entry) -> None:
         if not self._fetch(entry.path, entry.sha256, entry.size, together=True):
@@ -285,20 +291,35 @@ class Taking(ABC):
                 f"{free} bytes that are free {self._reserve_bytes} have to stay so"
             )
 
-    def _side_by_side(self, act: Callable[[_T], None], items: Iterable[_T]) -> None:
+    def _side_by_side(
+        self, act: Callable[[_T], None], items: Iterable[_T], size_of: Callable[[_T], int]
+    ) -> None:
         """Do it for all, as many at a time as there are connections. The first error ends it, once
         those under way have ended."""
         turn, left, stop = threading.Lock(), iter(items), threading.Event()
 
+        def take() -> list[_T]:
+            # Several small ones at a time: threads that meet wait for each other.
+            taken: list[_T] = []
+            size = 0
+            while len(taken) < _SOME and size < _SOME_BYTES:
+                item = next(left, _NO_MORE)
+                if item is _NO_MORE:
+                    break
+                taken.append(cast("_T", item))
+                size += size_of(taken[-1])
+            return taken
+
         def work() -> None:
-            # Each takes the next by itself: somebody who hands them out would be woken for each.
+            # Each takes its next by itself: somebody who hands them out would be woken for each.
             while not stop.is_set():
                 with turn:
                     self._alive()
-                    item = next(left, _NO_MORE)
-                if item is _NO_MORE:
+                    taken = take()
+                if not taken:
                     return
-                act(cast("_T", item))
+                for item in taken:
+                    act(item)
 
         running = {self._pool.submit(work) for _ in range(self._connections)}
         try:

@@ -21,7 +21,7 @@ from slipway.errors import (
     UpstreamInconsistent,
     UpstreamUnavailable,
 )
-from slipway.mirrors import store
+from slipway.mirrors import fetch, store
 from slipway.mirrors.fetch import ROUNDS
 from slipway.mirrors.store import Store
 from slipway.mirrors.taking import REBASES
@@ -59,6 +59,20 @@ BODIES: dict[str, Fault] = {
 }
 
 
+@pytest.fixture
+def _each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is small enough to be received in memory."""
+    monkeypatch.setattr(fetch, "SMALL_BYTES", -1)
+
+
+@pytest.fixture(params=["small", "large"])
+def _of_both_sizes(request: pytest.FixtureRequest) -> None:
+    """What is received in memory, and what goes to the disk as it arrives."""
+    if request.param == "large":
+        request.getfixturevalue("_each_by_itself")
+
+
+@pytest.mark.usefixtures("_of_both_sizes")
 @pytest.mark.parametrize("path", ["pool/*", "*/by-hash/*", "*/InRelease"])
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_is_wrong_once_costs_no_day(world: World, path: str, name: str) -> None:
@@ -68,6 +82,7 @@ def test_a_body_that_is_wrong_once_costs_no_day(world: World, path: str, name: s
     world.assert_sound()
 
 
+@pytest.mark.usefixtures("_of_both_sizes")
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_stays_wrong_is_named(world: World, name: str) -> None:
     """After so many tries the day is given up, the old one stays, and the sentence names the file
@@ -92,6 +107,7 @@ def test_a_body_that_stays_wrong_is_named(world: World, name: str) -> None:
     assert world.packages(world.days()[0]) == world.packages(first)
 
 
+@pytest.mark.usefixtures("_each_by_itself")
 def test_a_stalled_body_is_given_up_and_gone_on_with(world: World) -> None:
     """When nothing arrives any more, the next try asks for what is missing and not for all."""
     starts: list[str] = []
@@ -108,15 +124,17 @@ def test_a_stalled_body_is_given_up_and_gone_on_with(world: World) -> None:
     assert "bytes=0-" not in starts
 
 
+@pytest.mark.usefixtures("_of_both_sizes")
 def test_a_body_that_trickles_is_given_up(world: World) -> None:
     """An upstream that sends a byte a minute does not hold a sync for days."""
-    world.web.fault("pool/*", faults.slow(world.clock.advance), times=ROUNDS)
+    world.web.fault("pool/*", faults.slow(world.clock.advance), times=ROUNDS - 1)
     assert world.packages(world.synced()) == world.expected()
     world.next_day(change=1)
     world.web.fault("pool/*", faults.slow(world.clock.advance), times=ALWAYS)
     assert "bytes arrived in" in str(_failure(world))
 
 
+@pytest.mark.usefixtures("_each_by_itself")
 def test_an_upstream_without_ranges_is_read_from_the_start(world: World) -> None:
     """A 200 to a request for the rest is the whole file: it is not appended to the first half."""
     world.web.fault("pool/*", faults.cut_off)
@@ -274,6 +292,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(world: World)
     assert [path for path in world.web.requests if path.startswith("pool/")] == []
 
 
+@pytest.mark.usefixtures("_of_both_sizes")
 def test_a_disk_that_is_full_all_the_same_is_survived(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +308,7 @@ def test_a_disk_that_is_full_all_the_same_is_survived(
     error = _failure(world)
     assert isinstance(error, DiskFull)
     assert f"the disk of {world.store.root} is full" in str(error)
-    assert list((world.store.root / "incoming").iterdir()) == []
+    assert [path for path in (world.store.root / "incoming").rglob("*") if path.is_file()] == []
     assert world.packages(first) == before
     monkeypatch.undo()
     assert world.packages(world.synced()) == world.expected()

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,83 @@ def test_a_system_that_cannot_sync_all_syncs_each(
     assert store.read(NAME) == DATA
     # The file, then where it was received, where it is now, and the directories above.
     assert len(synced) >= 5
+
+
+# --- Small ones -----------------------------------------------------------------------------------
+
+
+def test_small_ones_get_their_names_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the store is settled, or enough have come; one that comes twice is kept once."""
+    store.add(NAME, DATA)
+    store.add(NAME, DATA)
+    assert store.size(NAME) is None
+    store.settle()
+    assert store.read(NAME) == DATA
+    assert stat.S_IMODE(store.path(NAME).stat().st_mode) == 0o444
+    assert [path for path in (store.root / "incoming").rglob("*") if path.is_file()] == []
+    monkeypatch.setattr("slipway.mirrors.store._TOGETHER", 1)
+    other = b"other"
+    store.add(_name(other), other)
+    assert store.read(_name(other)) == other
+
+
+def _name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_small_ones_are_checked(store: Store) -> None:
+    """What is not what it should be never gets the name, and is there to be looked at."""
+    with pytest.raises(BlobBroken, match=f"received 3 bytes with SHA-256 .* instead of {NAME}"):
+        store.add(NAME, b"bad")
+    store.settle()
+    assert store.size(NAME) is None
+    assert (store.root / "quarantine" / NAME).read_bytes() == b"bad"
+
+
+def test_what_a_killed_process_had_received_is_taken_up(store: Store) -> None:
+    """What is whole, and not what is cut off; nothing of a process that is at work."""
+    left = store.root / "incoming" / "99999-dead"
+    left.mkdir(parents=True)
+    (left / f"{NAME}-99999-0").write_bytes(DATA)
+    cut = b"whole"
+    (left / f"{_name(cut)}-99999-1").write_bytes(cut[:3])
+    alive = Store(store.root)
+    alive.add(_name(b"alive"), b"alive")
+    store.take_up()
+    assert store.read(NAME) == DATA
+    assert (store.size(_name(cut)), store.size(_name(b"alive"))) == (None, None)
+    assert not left.exists()
+    alive.settle()
+    assert store.read(_name(b"alive")) == b"alive"
+
+
+def test_a_full_disk_leaves_no_small_ones(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when they are written nor when they are brought to disk."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(DiskFull, match=f"{len(DATA)} bytes were to be kept"):
+            store.add(NAME, DATA)
+    store.add(NAME, DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr("slipway.mirrors.store._to_disk", full)
+        with pytest.raises(DiskFull, match=f"{len(DATA)} bytes were to be kept"):
+            store.settle()
+    store.settle()
+    assert store.size(NAME) is None
+    assert [path for path in (store.root / "incoming").rglob("*") if path.is_file()] == []
+
+
+def test_small_ones_are_readable_whatever_the_umask(tmp_path: Path) -> None:
+    """A web server of another account may serve them."""
+    program = (
+        "import os, sys; os.umask(0o077); from pathlib import Path; "
+        "from slipway.mirrors.store import Store; s = Store(Path(sys.argv[1])); "
+        f"s.add({NAME!r}, {DATA!r}); s.settle()"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "s")], check=True)
+    mode = Store(tmp_path / "s").path(NAME).stat().st_mode
+    assert stat.S_IMODE(mode) == 0o444

@@ -310,7 +310,10 @@ def test_killed_anywhere_nothing_is_lost(
         assert [day.manifest for day in world.days()] == [first.manifest]
         assert world.packages(first) == before
         arrived = {
-            path.name for path in (world.store.root / "cas").rglob("*/*/*") if path.is_file()
+            path.name.partition("-")[0]
+            for top in ("cas", "incoming")
+            for path in (world.store.root / top).rglob("*/*")
+            if path.is_file() and path.stat().st_size
         }
         with web.counting() as requests:
             second = world.synced()
@@ -318,6 +321,7 @@ def test_killed_anywhere_nothing_is_lost(
         for package in archive.packages.values():
             if _sha256(package.deb) in arrived:
                 assert requests[package.path] == 0
+        assert [path for path in (world.store.root / "incoming").rglob("*") if path.is_file()] == []
 
 
 # --- Days -----------------------------------------------------------------------------------------
