@@ -64,19 +64,20 @@ class Capabilities:
             yield Provided(Relation(name, flags, version), *provider)
 
 
-def _made(blob: Path, path: str) -> bytes:
+def _made(blob: Path, path: str) -> bytearray:
     """A table: a line for each package, and one for each thing that it provides."""
-    lines: set[bytes] = set()
+    lines: list[bytes] = []
     suffix = stanzas.suffix_of(path).removeprefix(".xml")
     for each in primary.described(stanzas.read_chunks(blob, suffix, path), path):
         entry = each.entry
         needs = json.dumps([each.requires, each.recommends], separators=(",", ":"))
         words = ("P", entry.version, entry.architecture, entry.path, entry.sha256, entry.size)
-        lines.add("\t".join(map(str, (entry.package, *words, needs))).encode())
+        lines.append("\t".join(map(str, (entry.package, *words, needs))).encode())
         for has in each.provides:
             if not (has.name and has.name.isprintable() and has.version.isprintable()):
                 continue
             stands = ("V", has.flags, has.version)
             who = (entry.package, entry.version, entry.architecture)
-            lines.add("\t".join((has.name, *stands, *who)).encode())
-    return table.write(sorted(lines))
+            lines.append("\t".join((has.name, *stands, *who)).encode())
+    lines.sort()
+    return table.write(lines)

@@ -49,12 +49,12 @@ class Difference:
 
 def count_first(store: Store, state: SuiteState) -> dict[str, int]:
     """The counts of a first state, in which everything is new, without having it all in memory."""
-    packages: set[bytes] = set()
-    # 64 bits of each hash: of a million files two have the same once in thirty million times.
+    # 64 bits each: of a million, two have the same once in thirty million times.
+    packages: set[int] = set()
     files: set[int] = set()
     size = 0
     for entry in _only_in(store, state, None):
-        packages.add(f"{entry.package}\t{entry.architecture}".encode())
+        packages.add(hash((entry.package, entry.architecture)))
         known = len(files)
         files.add(int(entry.sha256[:16], 16))
         size += entry.size if len(files) > known else 0

@@ -4,6 +4,7 @@ index itself (see `slipway.mirrors.table`).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,12 +14,11 @@ from slipway.mirrors.stanzas import Entry
 from slipway.mirrors.table import Table, key_of
 
 
-def write(entries: Iterable[Entry], where: str) -> bytes:
+def write(entries: Iterable[Entry], where: str) -> bytearray:
     """The listing of these entries. Raises `ReleaseRefused` when they name one path twice, with
     different bytes."""
+    # No set of them: they are the largest thing that a sync has in memory.
     lines = sorted(map(_line, entries))
-    # A set of them would be the largest thing that a sync has in memory.
-    lines = [line for line, before in zip(lines, [b"", *lines], strict=False) if line != before]
     _check_paths(lines, where)
     return table.write(lines)
 
@@ -68,9 +68,7 @@ def _parse(line: bytes) -> Entry:
 
 
 def _check_paths(lines: list[bytes], where: str) -> None:
-    before = b""
-    for line in lines:
-        path = key_of(line)
-        if path == before:
-            raise ReleaseRefused(f"{where}: it names {path.decode()} twice, with different content")
-        before = path
+    for line, after in itertools.pairwise(lines):
+        if key_of(line) == key_of(after) and line != after:
+            path = key_of(line).decode()
+            raise ReleaseRefused(f"{where}: it names {path} twice, with different content")

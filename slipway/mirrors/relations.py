@@ -67,19 +67,20 @@ class Relations:
             yield Provided(*line.decode().split("\t")[2:])
 
 
-def _made(blob: Path, path: str) -> bytes:
+def _made(blob: Path, path: str) -> bytearray:
     """A table: a line for each package, and one for each name that it stands in for."""
-    lines: set[bytes] = set()
+    lines: list[bytes] = []
     for entry, fields in stanzas.described(
         blob, path, ("Pre-Depends", "Depends", "Recommends", "Provides")
     ):
         before, depends, recommends, provides = fields
         both = ", ".join(each for each in (before, depends) if each)
         words = ("P", entry.version, entry.architecture, entry.path, entry.sha256, entry.size)
-        lines.add("\t".join(map(str, (entry.package, *words, both, recommends))).encode())
+        lines.append("\t".join(map(str, (entry.package, *words, both, recommends))).encode())
         for each in provides.split(","):
             name, _, version = each.strip().partition(" ")
             if name:
                 stands = (name.partition(":")[0], "V", version.strip("()= "), entry.package)
-                lines.add("\t".join((*stands, entry.version)).encode())
-    return table.write(sorted(lines))
+                lines.append("\t".join((*stands, entry.version)).encode())
+    lines.sort()
+    return table.write(lines)

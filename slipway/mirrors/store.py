@@ -88,7 +88,7 @@ class Store:
             raise BlobBroken(f"{self.path(sha256)} is damaged; 'slipway mirror repair' heals it")
         return data
 
-    def put(self, data: bytes) -> str:
+    def put(self, data: bytes | bytearray) -> str:
         """Keep these bytes; answers their SHA-256."""
         sha256 = hashlib.sha256(data).hexdigest()
         with self.receiving(sha256, len(data)) as incoming:
@@ -204,7 +204,7 @@ class Store:
             directories, self._unsettled = self._unsettled, set()
         _to_disk(self.root, directories)
 
-    def derived(self, kind: str, sha256: str, make: Callable[[], bytes]) -> Path:
+    def derived(self, kind: str, sha256: str, make: Callable[[], bytes | bytearray]) -> Path:
         """A file that was made from a blob, now if not before. Two that need it at once may both
         make it."""
         path = self._derived / kind / sha256[:2] / sha256
@@ -359,7 +359,7 @@ class Incoming:
         if not self.complete:
             self._take_up()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Append. Raises `DiskFull`, and then gives the room back."""
         try:
             self._file.write(data)

@@ -15,7 +15,7 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import zstandard
@@ -31,19 +31,30 @@ _TRAILER = struct.Struct("<Q8s")
 _MAGIC = b"slipls01"
 
 
-def write(lines: Sequence[bytes]) -> bytes:
-    """The table of these lines, which are sorted."""
+def write(lines: list[bytes]) -> bytearray:
+    """The table of these lines, which are sorted, each once if it is there twice. The list is empty
+    afterwards: it may be the largest thing in memory, and is given back as the table grows."""
     compressor = zstandard.ZstdCompressor(level=_LEVEL)
     out = bytearray()
     directory: list[tuple[str, int, int]] = []
-    for block in _blocks(lines):
+    for block in _blocks(_taken_from(lines)):
         data = compressor.compress(b"\n".join(block))
         directory.append((key_of(block[0]).decode(), len(out), len(data)))
         out += data
     offset = len(out)
     out += compressor.compress(json.dumps(directory).encode())
     out += _TRAILER.pack(offset, _MAGIC)
-    return bytes(out)
+    return out
+
+
+def _taken_from(lines: list[bytes]) -> Iterator[bytes]:
+    lines.reverse()
+    before = None
+    while lines:
+        line = lines.pop()
+        if line != before:
+            yield line
+        before = line
 
 
 def key_of(line: bytes) -> bytes:
@@ -129,7 +140,7 @@ class Table:
         return os.pread(self._descriptor, length, offset)
 
 
-def _blocks(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+def _blocks(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
     block: list[bytes] = []
     for line in lines:
         block.append(line)
