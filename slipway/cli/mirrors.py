@@ -471,6 +471,7 @@ def serve(
     config = uvicorn.Config(
         MirrorSite(services.mirror.site()),
         http=FileProtocol,
+        proxy_headers=False,
         server_header=False,
         access_log=False,
         log_level="warning",

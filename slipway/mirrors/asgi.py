@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import mimetypes
 import re
 import time
@@ -20,7 +21,6 @@ from typing import Any, BinaryIO
 
 import anyio
 import anyio.to_thread
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from slipway.errors import NotFound, SlipwayError, UpstreamInconsistent, UpstreamUnavailable
@@ -161,7 +161,8 @@ class _Answer:
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
         self._send = send
-        self._headers = Headers(scope=scope)
+        # Of several of a name the last: of those asked for here nobody sends several.
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._bare = scope["method"] == "HEAD"
 
     async def text(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
@@ -202,19 +203,23 @@ class _Answer:
             headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{found.size}"
             await self._file(206, headers, found.blob, part.start, part.stop - part.start)
 
+    def _header(self, name: bytes) -> str | None:
+        found = self._headers.get(name)
+        return None if found is None else found.decode("latin-1")
+
     def _has_it(self, headers: Mapping[str, str]) -> bool:
-        tags = self._headers.get("if-none-match")
+        tags = self._header(b"if-none-match")
         if tags is not None:
             known = [tag.strip().removeprefix("W/") for tag in tags.split(",")]
             return headers["ETag"] in known or "*" in known
         # The very time we gave: "not newer than yours" would be wrong where `latest` is asked for
         # and somebody's clock is off.
-        return self._headers.get("if-modified-since") == headers["Last-Modified"]
+        return self._header(b"if-modified-since") == headers["Last-Modified"]
 
     def _part(self, size: int, headers: Mapping[str, str]) -> range | None:
         """The part that was asked for; None for all of it. Of several, all of it is sent."""
-        wanted = _RANGE.match(self._headers.get("range", ""))
-        condition = self._headers.get("if-range")
+        wanted = _RANGE.match(self._header(b"range") or "")
+        condition = self._header(b"if-range")
         if wanted is None or wanted[1] == wanted[2] == "":
             return None
         if condition is not None and condition not in (headers["ETag"], headers["Last-Modified"]):
@@ -278,7 +283,7 @@ async def _read(file: BinaryIO, size: int) -> bytes:
 
 def _describe(found: Found, path: str) -> dict[str, str]:
     headers = {
-        "Content-Type": mimetypes.guess_type(path)[0] or "application/octet-stream",
+        "Content-Type": _type_of(path.rpartition(".")[2]),
         "ETag": f'"{found.sha256}"',
         "Last-Modified": _http_date(found.modified),
         "Accept-Ranges": "bytes",
@@ -289,6 +294,12 @@ def _describe(found: Found, path: str) -> dict[str, str]:
     return headers
 
 
+@functools.lru_cache(256)
+def _type_of(suffix: str) -> str:
+    return mimetypes.guess_type(f"x.{suffix}")[0] or "application/octet-stream"
+
+
+@functools.lru_cache(4096)
 def _http_date(moment: datetime) -> str:
     return email.utils.format_datetime(moment.astimezone(UTC), usegmt=True)
 

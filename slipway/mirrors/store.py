@@ -69,7 +69,7 @@ class Store:
 
     def path(self, sha256: str) -> Path:
         """Where a blob is, or would be."""
-        return self._blobs / sha256[:2] / sha256
+        return Path(f"{self._blobs}/{sha256[:2]}/{sha256}")
 
     def size(self, sha256: str) -> int | None:
         """How many bytes a blob has; None when it is not here."""
